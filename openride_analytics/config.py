@@ -1,0 +1,251 @@
+"""Typed settings, from `config.toml` and the environment.
+
+Each key can be overridden by `OPENRIDE_<SECTION>__<KEY>`; a few well-known names (`DATABASE_URL`, …) work too. An
+unknown key or a bad value stops the start with one line that says where it is and what is wrong.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Positive = Annotated[float, Meta(gt=0)]
+PositiveCount = Annotated[int, Meta(ge=1)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
+
+WELL_KNOWN: Final = {
+    "DATABASE_URL": ("postgres", "url"),
+    "CLICKHOUSE_URL": ("clickhouse", "url"),
+    "KAFKA_BOOTSTRAP_SERVERS": ("kafka", "bootstrap_servers"),
+    "REDIS_URL": ("redis", "url"),
+    "CONSUMER_GROUP_ID": ("kafka", "group_id"),
+}
+_PREFIX: Final = "OPENRIDE_"
+_SECRETS: Final = frozenset({"sasl_password"})
+_URLS: Final = frozenset({"url"})
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message is one line for the operator."""
+
+
+class _Section(Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+class Server(_Section, frozen=True):
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8097
+    cors_origins: tuple[str, ...] = ()
+    # How long the service goes on answering, no longer ready, after it was told to stop.
+    drain_seconds: Annotated[float, Meta(ge=0, le=20)] = 2.0
+
+
+class Storage(_Section, frozen=True):
+    """Where the embedded stores keep their files."""
+
+    data_dir: str = "data"
+
+
+class ClickHouse(_Section, frozen=True):
+    """Without an address: the embedded engine."""
+
+    url: str = ""
+    query_timeout_seconds: Positive = 10.0
+    insert_timeout_seconds: Positive = 60.0
+    migrate_at_start: bool = True
+
+
+class Postgres(_Section, frozen=True):
+    """Without an address: a private server."""
+
+    url: str = ""
+    migrate_at_start: bool = True
+
+
+class Redis(_Section, frozen=True):
+    """Without an address: a cache in memory."""
+
+    url: str = ""
+
+
+class Kafka(_Section, frozen=True):
+    """Without an address: events come over HTTP only."""
+
+    bootstrap_servers: str = ""
+    group_id: str = "openride-analytics"
+    topics: tuple[str, ...] = (
+        "openride.events.user",
+        "openride.events.route",
+        "openride.events.booking",
+        "openride.events.payment",
+        "openride.events.trip",
+        "openride.events.location",
+    )
+    dead_letter_topic: str = "openride.events.dlq"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str = ""
+    sasl_password: str = ""
+    ssl_ca_file: str = ""
+    ssl_cert_file: str = ""
+    ssl_key_file: str = ""
+
+
+class Ingest(_Section, frozen=True):
+    """How events are gathered into batches."""
+
+    max_batch_events: PositiveCount = 50_000
+    # The longest an event waits for others before its batch is stored.
+    max_delay_seconds: Positive = 0.5
+    max_request_bytes: PositiveCount = 33_554_432
+
+
+class Cache(_Section, frozen=True):
+    """How long an answer may be used again."""
+
+    # While new events are being stored, an answer is at most this old.
+    fresh_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    # While nothing new is stored: so that "today" moves on.
+    max_age_seconds: Positive = 60.0
+
+
+class Analytics(_Section, frozen=True):
+    """What metrics assume."""
+
+    timezone: str = "Africa/Lagos"
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")] = "NGN"
+    on_time_minutes: Annotated[int, Meta(ge=0)] = 10
+
+
+class Retention(_Section, frozen=True):
+    """Days that events stay: on fast disks, and altogether. 0 = for ever."""
+
+    hot_days: Days = 90
+    cold_days: Days = 730
+
+
+class Log(_Section, frozen=True):
+    """Structured logs on standard output."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(_Section, frozen=True):
+    """Everything an operator can set."""
+
+    server: Server = field(default_factory=Server)
+    storage: Storage = field(default_factory=Storage)
+    clickhouse: ClickHouse = field(default_factory=ClickHouse)
+    postgres: Postgres = field(default_factory=Postgres)
+    redis: Redis = field(default_factory=Redis)
+    kafka: Kafka = field(default_factory=Kafka)
+    ingest: Ingest = field(default_factory=Ingest)
+    cache: Cache = field(default_factory=Cache)
+    analytics: Analytics = field(default_factory=Analytics)
+    retention: Retention = field(default_factory=Retention)
+    log: Log = field(default_factory=Log)
+
+
+def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
+    """The configuration of a file (None: all defaults) and the environment. Raises `ConfigError`."""
+    sections: dict[str, Any] = {}
+    if path is not None:
+        try:
+            sections = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    try:
+        config = msgspec.convert(sections, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_sentence(error)}") from None
+    for name, (section, key) in WELL_KNOWN.items():
+        if environment.get(name):
+            config = _overridden(config, name, section, key, environment[name])
+    for name, text in environment.items():
+        if name.startswith(_PREFIX) and "__" in name:
+            section, key = name.removeprefix(_PREFIX).lower().split("__", 1)
+            config = _overridden(config, name, section, key, text)
+    return _checked(config)
+
+
+def _overridden(config: Config, name: str, section_name: str, key: str, text: str) -> Config:
+    """`config` with one key replaced by a text from the environment (a list as comma-separated text)."""
+    section: Any = getattr(config, section_name, None)
+    types = {} if section is None else {f.name: f.type for f in msgspec.structs.fields(section)}
+    if key not in types:
+        raise ConfigError(
+            f"environment variable {name}: there is no setting {key!r} in section {section_name!r}"
+        )
+    value: Any = text
+    if isinstance(getattr(section, key), tuple):
+        value = [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        value = msgspec.convert(value, types[key], strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"environment variable {name}: {error}") from None
+    return msgspec.structs.replace(config, **{section_name: msgspec.structs.replace(section, **{key: value})})
+
+
+def _checked(config: Config) -> Config:
+    """What types alone can't say."""
+    try:
+        ZoneInfo(config.analytics.timezone)
+    except (ValueError, OSError, KeyError):
+        raise ConfigError(
+            f"analytics.timezone: there is no time zone {config.analytics.timezone!r}"
+        ) from None
+    for name, url, schemes in (
+        ("clickhouse.url", config.clickhouse.url, ("clickhouse", "clickhouses")),
+        ("postgres.url", config.postgres.url, ("postgres", "postgresql")),
+        ("redis.url", config.redis.url, ("redis", "rediss", "unix")),
+    ):
+        if url and urlsplit(url).scheme not in schemes:
+            raise ConfigError(f"{name}: must begin with {' or '.join(s + '://' for s in schemes)}")
+    retention = config.retention
+    if retention.cold_days and retention.hot_days > retention.cold_days:
+        raise ConfigError("retention.hot_days: must not be more than retention.cold_days")
+    return config
+
+
+def _sentence(error: msgspec.ValidationError) -> str:
+    """msgspec's message as `section.key: what is wrong`."""
+    message, _, path = str(error).partition(" - at `$")
+    path = path.strip(".`")
+    unknown = re.search(r"unknown field `(.*)`", message)
+    if unknown:
+        return f"unknown key {path + '.' if path else ''}{unknown[1]}"
+    return f"{path}: {message}"
+
+
+def without_secrets(config: Config) -> dict[str, Any]:
+    """The effective configuration for people to read: passwords replaced."""
+    shown: dict[str, Any] = msgspec.to_builtins(config)
+    for section in shown.values():
+        for key, value in section.items():
+            if key in _SECRETS and value:
+                section[key] = "***"
+            elif key in _URLS and value:
+                section[key] = address_of(value)
+    return shown
+
+
+def address_of(url: str) -> str:
+    """A server's address without its password and options."""
+    parts = urlsplit(url)
+    user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"

@@ -1,0 +1,1 @@
+"""The made-up platform behind `openride-analytics demo`."""

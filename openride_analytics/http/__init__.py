@@ -1,0 +1,1 @@
+"""The HTTP face: parameters in, answers and problems out."""

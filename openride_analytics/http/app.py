@@ -1,0 +1,85 @@
+"""The HTTP application: all handlers, errors, documentation."""
+
+from time import perf_counter
+from typing import Any
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.enums import ScopeType
+from litestar.exceptions import HTTPException
+from litestar.middleware import ASGIMiddleware
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from openride_analytics import __version__
+from openride_analytics.http import health, problems
+from openride_analytics.http.events import post_events
+from openride_analytics.http.metrics import handlers
+from openride_analytics.service import Service
+from openride_analytics.warehouse import WarehouseError
+
+_DESCRIPTION = """Metrics of the carpooling platform.
+
+Every number is defined once; the same metric for the same period is the same everywhere. Periods are half-open, days are those of
+the `timezone`; rates are fractions and null where nothing is counted; money is exact, by currency, as text."""
+
+
+class _Timed(ASGIMiddleware):
+    """Times each request, by its route and not by its path (whose number is not bounded)."""
+
+    def __init__(self, service: Service) -> None:
+        self._seconds = service.metrics.request_seconds
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Observes from the request's start to the start of its answer."""
+        if scope["type"] != ScopeType.HTTP:
+            await next_app(scope, receive, send)
+            return
+        started = perf_counter()
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope.get("path_template") or "unknown"
+                self._seconds.labels(scope["method"], route, message["status"]).observe(
+                    perf_counter() - started
+                )
+            await send(message)
+
+        await next_app(scope, receive, observed)
+
+
+def http_app(service: Service) -> Litestar:
+    """The application; it starts and stops the service with itself."""
+    origins = list(service.config.server.cors_origins)
+    exception_handlers: dict[Any, Any] = {
+        problems.BadRequest: problems.on_bad_request,
+        HTTPException: problems.on_http_exception,
+        WarehouseError: problems.on_warehouse_error,
+        Exception: problems.on_unexpected,
+    }
+    return Litestar(
+        route_handlers=[
+            *handlers(),
+            post_events,
+            health.health,
+            health.live,
+            health.ready,
+            health.prometheus_metrics,
+        ],
+        lifespan=[lambda _: service.lifespan()],
+        state=State({"service": service}),
+        middleware=[_Timed(service)],
+        exception_handlers=exception_handlers,
+        cors_config=CORSConfig(allow_origins=origins) if origins else None,
+        logging_config=None,
+        request_max_body_size=service.config.ingest.max_request_bytes,
+        openapi_config=OpenAPIConfig(
+            title="OpenRide Analytics",
+            version=__version__,
+            description=_DESCRIPTION,
+            path="/",
+            render_plugins=[JsonRenderPlugin(path="/schema"), SwaggerRenderPlugin(path="/docs")],
+        ),
+    )

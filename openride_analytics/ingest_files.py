@@ -1,0 +1,171 @@
+"""`openride-analytics ingest`: files of events to a running service, or to Kafka, with a progress bar."""
+
+import asyncio
+import gzip
+import io
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import httpx
+import zstandard
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from openride_analytics.config import Config, ConfigError
+from openride_analytics.events import claimed_type
+from openride_analytics.ingest.kafka import produce, topic_for
+
+_LINES_PER_REQUEST: Final = 10_000
+_BYTES_PER_REQUEST: Final = 8 * 1_048_576
+_TIMEOUT_SECONDS: Final = 60.0
+_SHOWN_REJECTIONS: Final = 10
+
+_console = Console(stderr=True)
+
+
+async def ingest(files: Sequence[str], *, url: str, to_kafka: Config | None) -> int:
+    """Sends all files and prints what became of their events; 1 if some were rejected or could not be sent."""
+    for name in files:
+        if name != "-" and not Path(name).is_file():
+            raise ConfigError(f"{name}: there is no such file")
+    with _progress() as progress:
+        if to_kafka is not None:
+            return await _to_kafka(files, to_kafka, progress)
+        return await _to_service(files, url, progress)
+
+
+async def _to_service(files: Sequence[str], url: str, progress: Progress) -> int:
+    accepted, rejected = 0, Counter[str]()
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS) as client:
+        for name in files:
+            for first_line, lines in _batches(name, progress):
+                try:
+                    receipt = await _post(client, lines)
+                except httpx.HTTPError as error:
+                    _console.print(
+                        f"{name}: stopped at line {first_line}: {type(error).__name__}: {error}", style="red"
+                    )
+                    return 1
+                accepted += receipt["accepted"]
+                for rejection in receipt["rejected"]:
+                    rejected[rejection["reason"]] += 1
+                    if rejected.total() <= _SHOWN_REJECTIONS:
+                        line = first_line + rejection["line"] - 1
+                        place = f"{rejection['field']}: " if rejection["field"] else ""
+                        _console.print(
+                            f"{name}:{line}: {rejection['reason']}: {place}{rejection['detail']}",
+                            markup=False,
+                        )
+    _console.print(
+        f"{accepted} accepted, {rejected.total()} rejected {dict(rejected) if rejected else ''}", markup=False
+    )
+    return 1 if rejected else 0
+
+
+async def _post(client: httpx.AsyncClient, lines: list[bytes]) -> dict[str, Any]:
+    """One request, repeated while the service cannot store: sending twice changes nothing."""
+    body = gzip.compress(b"".join(lines), compresslevel=1)
+    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+    for pause_seconds in (0.5, 1, 2, 4, 8, 16):
+        try:
+            response = await client.post("/v1/events", content=body, headers=headers)
+        except httpx.TransportError:
+            pass
+        else:
+            if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                return _receipt(response)
+        await asyncio.sleep(pause_seconds)
+    return _receipt(await client.post("/v1/events", content=body, headers=headers))
+
+
+def _receipt(response: httpx.Response) -> dict[str, Any]:
+    response.raise_for_status()
+    receipt: dict[str, Any] = response.json()
+    return receipt
+
+
+async def _to_kafka(files: Sequence[str], config: Config, progress: Progress) -> int:
+    if not config.kafka.bootstrap_servers:
+        raise ConfigError("kafka.bootstrap_servers: not set, so there is nowhere to produce to")
+    homeless = 0
+
+    async def records() -> AsyncIterator[tuple[str, bytes]]:
+        nonlocal homeless
+        for name in files:
+            for _, lines in _batches(name, progress):
+                for line in lines:
+                    record = line.strip()
+                    topic = topic_for(claimed_type(record), config.kafka.topics)
+                    if topic is not None:
+                        yield topic, record
+                    elif record:
+                        homeless += 1
+
+    sent = await produce(config.kafka, records())
+    _console.print(f"{sent} produced, {homeless} without a topic for their event_type")
+    return 1 if homeless else 0
+
+
+def _batches(name: str, progress: Progress) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines of a file, some thousand at a time, with the number of the first."""
+    with _opened(name, progress) as stream:
+        first, lines, size = 1, list[bytes](), 0
+        for number, line in enumerate(stream, 1):
+            lines.append(line)
+            size += len(line)
+            if len(lines) >= _LINES_PER_REQUEST or size >= _BYTES_PER_REQUEST:
+                yield first, lines
+                first, lines, size = number + 1, [], 0
+        if lines:
+            yield first, lines
+
+
+@contextmanager
+def _opened(name: str, progress: Progress) -> Iterator[IO[bytes]]:
+    """A file's content, unpacked, with a bar that follows its packed bytes."""
+    if name == "-":
+        progress.add_task("standard input", total=None)
+        yield sys.stdin.buffer
+        return
+    path = Path(name)
+    task = progress.add_task(path.name, total=path.stat().st_size)
+    with path.open("rb") as file:
+        watched = io.BufferedReader(_Watched(file, progress, task), 262_144)
+        if path.suffix == ".gz":
+            with gzip.open(watched) as unpacked:
+                yield unpacked  # type: ignore[misc]  # typeshed: IO[bytes] in all but name
+        elif path.suffix == ".zst":
+            with zstandard.ZstdDecompressor().stream_reader(watched) as packed:
+                yield io.BufferedReader(packed, 262_144)
+        else:
+            yield watched
+
+
+class _Watched(io.RawIOBase):
+    """A file that tells the progress bar what was read of it."""
+
+    def __init__(self, file: IO[bytes], progress: Progress, task: TaskID) -> None:
+        self._file, self._progress, self._task = file, progress, task
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._file.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        self._progress.advance(self._task, len(chunk))
+        return len(chunk)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=_console,
+    )

@@ -1,0 +1,86 @@
+"""Jobs by the clock: APScheduler wakes every instance, a row in PostgreSQL decides which one does the work."""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from openride_analytics.ingest.pipeline import settle_clashes
+from openride_analytics.warehouse import Warehouse
+
+log = structlog.get_logger(__name__)
+
+# The loop may lag, or the process start late: a job is still run this long after it was due.
+_GRACE_SECONDS: Final = 3_600
+_CALL_TIMEOUT_SECONDS: Final = 10.0
+
+
+class Jobs:
+    """The scheduler and what it runs. `start` and `stop` belong to the service's lifespan."""
+
+    def __init__(self, postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse) -> None:
+        self._postgres = postgres
+        self._warehouse = warehouse
+        self._name = f"{socket.gethostname()}/{os.getpid()}"
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+
+    def start(self) -> None:
+        """Begins to wait for due times."""
+        # Insurance: a crash between an insert and its settling leaves nothing behind for longer than a night.
+        self._daily("settle_clashes", lambda: settle_clashes(self._warehouse, []), hour=3, minute=17)
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """No more jobs; a running one is cancelled, and is due again at its next time."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def _daily(self, job: str, work: Callable[[], Awaitable[None]], *, hour: int, minute: int) -> None:
+        async def once() -> None:
+            due = datetime.now(UTC).replace(hour=hour, minute=minute, second=0, microsecond=0)
+            await self.run_once(job, due, work)
+
+        self._scheduler.add_job(
+            once,
+            CronTrigger(hour=hour, minute=minute, timezone=UTC),
+            id=job,
+            misfire_grace_time=_GRACE_SECONDS,
+            coalesce=True,
+            max_instances=1,
+        )
+
+    async def run_once(self, job: str, due_at: datetime, work: Callable[[], Awaitable[None]]) -> bool:
+        """Runs `work` unless an instance has claimed this due time already; says whether it did.
+
+        A failure is recorded and logged; the job is due again at its next time.
+        """
+        claimed: Any = await self._postgres.fetchval(
+            "INSERT INTO job_runs (job, due_at, claimed_by) VALUES ($1, $2, $3)"
+            " ON CONFLICT (job, due_at) DO NOTHING RETURNING job",
+            job,
+            due_at,
+            self._name,
+            timeout=_CALL_TIMEOUT_SECONDS,
+        )
+        if claimed is None:
+            return False
+        error: str | None = None
+        try:
+            await work()
+        except Exception as failure:  # noqa: BLE001  # whatever it is, it belongs into the record
+            error = f"{type(failure).__name__}: {failure}"[:1000]
+            log.error("job_failed", job=job, error=error)
+        await self._postgres.execute(
+            "UPDATE job_runs SET finished_at = now(), error = $3 WHERE job = $1 AND due_at = $2",
+            job,
+            due_at,
+            error,
+            timeout=_CALL_TIMEOUT_SECONDS,
+        )
+        return True

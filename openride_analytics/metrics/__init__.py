@@ -1,0 +1,1 @@
+"""One module a metrics endpoint: its definition, its SQL and its answer."""

@@ -1,0 +1,355 @@
+"""Drivers: who drives, what they earn, who stays. `GET /v1/metrics/drivers`."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal, get_args
+
+from msgspec import Meta, Struct
+
+from openride_analytics.metrics.filters import users_kept
+from openride_analytics.metrics.question import (
+    Answer,
+    Bucket,
+    Money,
+    NoBreakdowns,
+    Question,
+    compared,
+    data_through,
+    mean_money,
+    money,
+    money_text,
+    period_answer,
+    rate,
+    rows_by_bucket,
+    series,
+    statement,
+    whole,
+)
+from openride_analytics.period import milliseconds
+from openride_analytics.warehouse import Row, Warehouse
+
+FILTERS: Final = frozenset({"city", "state", "driver_id", "currency"})
+
+Sort = Literal["earnings", "trips", "distance"]
+SORTS: Final = get_args(Sort)
+
+_RETENTION_DAYS: Final = (7, 30, 90)
+_DAY_MS: Final = 86_400_000
+
+Amount = Annotated[str, Meta(description="Exact amount, decimal text.", examples=["45200.00"])]
+
+
+class Earnings(Struct, kw_only=True):
+    """The distribution of the drivers' summed earnings in one currency (linear interpolation)."""
+
+    min: Amount
+    p10: Amount
+    p25: Amount
+    p50: Amount
+    p75: Amount
+    p90: Amount
+    p95: Amount
+    p99: Amount
+    max: Amount
+    mean: Amount
+
+
+_PERCENTILES: Final = {
+    "min": 0,
+    "p10": 10,
+    "p25": 25,
+    "p50": 50,
+    "p75": 75,
+    "p90": 90,
+    "p95": 95,
+    "p99": 99,
+    "max": 100,
+}
+
+
+class DriverRetention(Struct, kw_only=True):
+    """Who came back."""
+
+    day: Annotated[
+        int, Meta(description="N: another completed trip at least N × 24 h after the first.", examples=[7])
+    ]
+    eligible: Annotated[
+        int,
+        Meta(
+            description="Drivers whose first completed trip is in the period and at least N days ago.",
+            examples=[50],
+        ),
+    ]
+    retained: Annotated[int, Meta(description="Those of them with such a trip.", examples=[33])]
+    rate: Annotated[float | None, Meta(description="`retained` ÷ `eligible`.", examples=[0.66])]
+
+
+class DriverMetrics(Struct, kw_only=True):
+    """Of a period."""
+
+    active_drivers: Annotated[
+        int, Meta(description="Distinct drivers with a `trip.started` or `trip.completed`.", examples=[410])
+    ]
+    online_drivers: Annotated[int, Meta(description="Distinct drivers with a location.", examples=[468])]
+    earnings: Annotated[
+        dict[str, Earnings],
+        Meta(
+            description="By currency: the distribution, over the drivers with a completed trip in the period, of each "
+            "one's summed `driver_earnings`.",
+        ),
+    ]
+    average_earnings_per_trip: Annotated[
+        Money, Meta(description="Earnings ÷ trips completed, by currency.", examples=[{"NGN": "3503.24"}])
+    ]
+    retention: Annotated[
+        list[DriverRetention],
+        Meta(description="Of the drivers whose first completed trip ever is in the period, who drove again."),
+    ]
+
+
+class DriverBucket(Bucket, kw_only=True):
+    """One bucket of the series."""
+
+    active_drivers: Annotated[
+        int, Meta(description="Distinct drivers with a trip started or completed in it.", examples=[120])
+    ]
+    online_drivers: Annotated[
+        int, Meta(description="Distinct drivers with a location in it.", examples=[140])
+    ]
+
+
+class TopDriver(Struct, kw_only=True):
+    """One of the first by earnings, trips or distance; ties by `driver_id`."""
+
+    driver_id: Annotated[
+        str, Meta(description="The driver.", examples=["6b1d0a3e-94a1-4b0e-9f0e-0c9f3f1c2d4e"])
+    ]
+    trips: Annotated[int, Meta(description="Distinct trips completed in the period.", examples=[9])]
+    distance_km: Annotated[float, Meta(description="Their summed distance.", examples=[88.1])]
+    earnings: Annotated[Money, Meta(description="Their summed earnings.", examples=[{"NGN": "31500.00"}])]
+
+
+class DriversAnswer(Answer[DriverMetrics, DriverBucket, NoBreakdowns], kw_only=True):
+    """What `GET /v1/metrics/drivers` answers."""
+
+    top: list[TopDriver]
+
+
+_SERIES: Final = """
+SELECT
+    {bucket} AS bucket,
+    uniqExactIf(driver_id, on_trip) AS active_drivers,
+    uniqExactIf(driver_id, NOT on_trip) AS online_drivers
+FROM
+(
+    SELECT event_timestamp, driver_id, true AS on_trip
+    FROM events FINAL
+    WHERE event_type IN ('trip.started', 'trip.completed') AND {in_period}
+
+    UNION ALL
+
+    SELECT event_timestamp, driver_id, false AS on_trip
+    FROM driver_locations FINAL
+    WHERE {in_period}
+)
+WHERE notEmpty(driver_id) AND {kept}
+GROUP BY bucket
+"""
+
+# The trips completed in the period, each by its first completion in it.
+_TRIPS: Final = """
+    trips AS
+    (
+        SELECT
+            trip_id,
+            argMinIf(driver_id, {first}, notEmpty(driver_id)) AS driver_id,
+            argMin(distance_km, {first}) AS distance,
+            countIf(driver_earnings IS NOT NULL) > 0 AS has_earnings,
+            argMinIf((assumeNotNull(driver_earnings), currency), {first}, driver_earnings IS NOT NULL) AS earned
+        FROM
+        (
+            SELECT event_timestamp, event_id, trip_id, driver_id, distance_km, driver_earnings, currency
+            FROM events FINAL
+            WHERE event_type = 'trip.completed' AND {in_period}
+        )
+        GROUP BY trip_id
+        HAVING notEmpty(driver_id) AND {kept}
+    ),
+    drivers AS
+    (
+        SELECT
+            driver_id,
+            count() AS trips,
+            ifNull(sum(distance), 0) AS distance_km,
+            sumMapIf(map(earned.2, earned.1), has_earnings) AS earnings,
+            sumMapIf(map(earned.2, toUInt64(1)), has_earnings) AS paid_trips
+        FROM trips
+        GROUP BY driver_id
+    )
+"""
+
+# By currency: how many drivers, what they earned, and for each percentile the two values it lies between (the same one
+# where it falls on a driver).
+_EARNINGS: Final = """
+WITH {trips}
+SELECT
+    currency,
+    count() AS drivers,
+    toString(sum(total)) AS earnings,
+    sum(paid_trips_in_it) AS paid_trips,
+    arraySort(groupArray(total)) AS sorted,
+    arrayMap(p -> toString(sorted[intDiv((drivers - 1) * p, 100) + 1]), {percentiles:Array(UInt64)}) AS lower,
+    arrayMap(p -> toString(sorted[intDiv((drivers - 1) * p + 99, 100) + 1]), {percentiles:Array(UInt64)}) AS upper
+FROM
+(
+    SELECT
+        pair.1 AS currency,
+        pair.2 AS total,
+        paid_trips[currency] AS paid_trips_in_it
+    FROM drivers
+    ARRAY JOIN CAST(earnings, 'Array(Tuple(String, Decimal(38, 4)))') AS pair
+)
+GROUP BY currency
+"""
+
+_TOP: Final = """
+WITH {trips}
+SELECT
+    toString(driver_id) AS driver,
+    trips,
+    distance_km,
+    CAST(earnings, 'Map(String, String)') AS earnings_by_currency
+FROM drivers
+ORDER BY {order} DESC, driver
+LIMIT {limit:UInt64}
+"""
+
+_ORDERS: Final[dict[str, str]] = {
+    "earnings": "earnings[{sort_currency:String}]",
+    "trips": "trips",
+    "distance": "distance_km",
+}
+
+# Each driver's first completed trip ever, if it is in the period, and the latest completion of any other trip.
+_RETENTION: Final = """
+WITH
+    trips AS
+    (
+        SELECT
+            driver_id,
+            trip_id,
+            min((event_timestamp, event_id)) AS first_completion,
+            max(toUnixTimestamp64Milli(event_timestamp)) AS last_ms
+        FROM events FINAL
+        WHERE event_type = 'trip.completed' AND notEmpty(driver_id) AND {kept}
+        GROUP BY driver_id, trip_id
+    ),
+    drivers AS
+    (
+        SELECT
+            toUnixTimestamp64Milli(min(first_completion).1) AS first_ms,
+            argMin(trip_id, first_completion) AS first_trip,
+            arrayMax(arrayMap(
+                trip -> if(trip.1 = first_trip, toInt64(0), trip.2), groupArray((trip_id, last_ms))
+            )) AS other_ms
+        FROM trips
+        GROUP BY driver_id
+        HAVING first_ms >= {start:Int64} AND first_ms < {end:Int64}
+    )
+SELECT
+    day,
+    countIf(first_ms + day_ms <= {now:Int64}) AS eligible,
+    countIf(first_ms + day_ms <= {now:Int64} AND other_ms >= first_ms + day_ms) AS retained
+FROM drivers
+ARRAY JOIN {days:Array(UInt64)} AS day, arrayMap(d -> d * 86400000, {days:Array(UInt64)}) AS day_ms
+GROUP BY day
+"""
+
+
+async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
+    """Answers for a period; raises what `Warehouse.query` raises."""
+    through = await data_through(warehouse)
+    kept = _kept(question)
+    rows = await rows_by_bucket(warehouse, statement(_SERIES, kept=kept), question)
+    top = await warehouse.query(
+        statement(_TOP, trips=_TRIPS, kept=kept, order=_ORDERS[question.sort]),
+        {
+            **question.parameters,
+            "limit": question.limit,
+            "sort_currency": question.filters.currency or question.default_currency,
+        },
+    )
+
+    async def summarise(asked: Question) -> DriverMetrics:
+        sql = statement(_SERIES, kept=kept)
+        return await _summary(warehouse, asked, await rows_by_bucket(warehouse, sql, asked))
+
+    return DriversAnswer(
+        period=period_answer(question.period),
+        data_through=through,
+        summary=await _summary(warehouse, question, rows),
+        previous=await compared(question, summarise),
+        series=series(question, rows, DriverBucket, _shape),
+        breakdowns=NoBreakdowns(),
+        top=[
+            TopDriver(
+                driver_id=row["driver"],
+                trips=row["trips"],
+                distance_km=row["distance_km"],
+                earnings=money(_in_currency(question, row["earnings_by_currency"])),
+            )
+            for row in top
+        ],
+    )
+
+
+def _kept(question: Question) -> str:
+    """A condition on `driver_id`. The currency keeps amounts, not drivers."""
+    condition = users_kept(question.filters, "driver_id")
+    return f"{condition} AND driver_id = {{driver_id:UUID}}" if question.filters.driver_id else condition
+
+
+async def _summary(warehouse: Warehouse, question: Question, rows: dict[int, Row]) -> DriverMetrics:
+    kept = _kept(question)
+    earnings = await warehouse.query(
+        statement(_EARNINGS, trips=_TRIPS, kept=kept),
+        {**question.parameters, "percentiles": list(_PERCENTILES.values())},
+    )
+    by_currency = _in_currency(question, {row["currency"]: row for row in earnings})
+    retention = await warehouse.query(
+        statement(_RETENTION, kept=kept),
+        {**question.parameters, "now": milliseconds(question.now), "days": list(_RETENTION_DAYS)},
+    )
+    by_day = {row["day"]: row for row in retention}
+    return DriverMetrics(
+        **whole(question, rows, _shape),
+        earnings={currency: _distribution(row) for currency, row in sorted(by_currency.items())},
+        average_earnings_per_trip=mean_money(
+            {currency: row["earnings"] for currency, row in by_currency.items()},
+            {currency: row["paid_trips"] for currency, row in by_currency.items()},
+        ),
+        retention=[_retention(day, by_day.get(day, {})) for day in _RETENTION_DAYS],
+    )
+
+
+def _shape(_question: Question, row: Row, _start: datetime, _end: datetime) -> dict[str, Any]:
+    return {"active_drivers": row.get("active_drivers", 0), "online_drivers": row.get("online_drivers", 0)}
+
+
+def _distribution(row: Row) -> Earnings:
+    """Percentiles between neighbours, exactly: the position of p is (drivers − 1) × p / 100."""
+    values = {"mean": money_text(Decimal(row["earnings"]) / row["drivers"])}
+    for (name, percent), lower, upper in zip(_PERCENTILES.items(), row["lower"], row["upper"], strict=True):
+        beyond = Decimal((row["drivers"] - 1) * percent % 100) / 100
+        values[name] = money_text(Decimal(lower) + (Decimal(upper) - Decimal(lower)) * beyond)
+    return Earnings(**values)
+
+
+def _retention(day: int, row: Row) -> DriverRetention:
+    eligible, retained = row.get("eligible", 0), row.get("retained", 0)
+    return DriverRetention(day=day, eligible=eligible, retained=retained, rate=rate(retained, eligible))
+
+
+def _in_currency(question: Question, amounts: dict[str, Any]) -> dict[str, Any]:
+    currency = question.filters.currency
+    return amounts if currency is None else {name: amounts[name] for name in amounts if name == currency}

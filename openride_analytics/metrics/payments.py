@@ -1,0 +1,344 @@
+"""Payments: how many, how they went, what they brought in. `GET /v1/metrics/payments`."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+
+from openride_analytics.metrics.filters import payments_kept
+from openride_analytics.metrics.question import (
+    Answer,
+    BucketStart,
+    Money,
+    Partial,
+    Question,
+    compared,
+    data_through,
+    minus,
+    money,
+    period_answer,
+    rate,
+    rows_by_bucket,
+    series,
+    statement,
+    whole,
+)
+from openride_analytics.warehouse import Row, Warehouse
+
+FILTERS: Final = frozenset(
+    {"city", "state", "currency", "payment_method", "provider", "route_id", "driver_id"}
+)
+
+
+class PaymentMetrics(Struct, kw_only=True):
+    """Of a period or a bucket of it."""
+
+    initiated: Annotated[
+        int, Meta(description="Distinct payments with a `payment.initiated`.", examples=[950])
+    ]
+    succeeded: Annotated[int, Meta(description="Distinct payments with a `payment.success`.", examples=[880])]
+    failed: Annotated[int, Meta(description="Distinct payments with a `payment.failed`.", examples=[91])]
+    refunded: Annotated[int, Meta(description="Distinct payments with a `payment.refunded`.", examples=[31])]
+    success_rate: Annotated[
+        float | None,
+        Meta(
+            description="Of the payments initiated that have an outcome by now, the share that succeeded; "
+            "one that failed and then succeeded counts as succeeded.",
+            examples=[0.9263],
+        ),
+    ]
+    average_processing_time_ms: Annotated[
+        float | None,
+        Meta(
+            description="Mean over the payments that succeeded: `processing_time_ms` where sent, else the time "
+            "from initiation to success, else left out. Milliseconds.",
+            examples=[2310.5],
+        ),
+    ]
+    p50_processing_time_ms: Annotated[
+        float | None,
+        Meta(description="Median of the same, linear interpolation. Milliseconds.", examples=[1980.0]),
+    ]
+    p95_processing_time_ms: Annotated[
+        float | None, Meta(description="95th percentile of the same. Milliseconds.", examples=[6120.4])
+    ]
+    refund_rate: Annotated[
+        float | None,
+        Meta(description="Of the payments that succeeded, the share refunded since.", examples=[0.0352]),
+    ]
+    revenue: Annotated[
+        Money,
+        Meta(description="Sum of `amount` of the payments that succeeded.", examples=[{"NGN": "3512000.00"}]),
+    ]
+    refunded_amount: Annotated[
+        Money,
+        Meta(
+            description="Sum of `refund_amount` of the refund events, partial ones too.",
+            examples=[{"NGN": "98000.00"}],
+        ),
+    ]
+    net_revenue: Annotated[
+        Money,
+        Meta(description="`revenue` − `refunded_amount`, by currency.", examples=[{"NGN": "3414000.00"}]),
+    ]
+
+
+class PaymentBucket(PaymentMetrics, kw_only=True):
+    """One bucket of the series."""
+
+    start: BucketStart
+    partial: Partial
+
+
+class PaymentsBy(Struct, kw_only=True):
+    """The payments whose events of the period carry a value."""
+
+    value: Annotated[
+        str | None, Meta(description="The method or provider; null if not named.", examples=["card"])
+    ]
+    initiated: Annotated[int, Meta(description="Distinct payments initiated with it.", examples=[860])]
+    succeeded: Annotated[int, Meta(description="Distinct payments that succeeded with it.", examples=[800])]
+    failed: Annotated[int, Meta(description="Distinct payments that failed with it.", examples=[77])]
+    success_rate: Annotated[
+        float | None,
+        Meta(
+            description="Of those initiated that have an outcome by now, the share that succeeded.",
+            examples=[0.93],
+        ),
+    ]
+    revenue: Annotated[
+        Money, Meta(description="Sum of `amount` of those that succeeded.", examples=[{"NGN": "3100000.00"}])
+    ]
+
+
+class FailuresBy(Struct, kw_only=True):
+    """Failures by their code."""
+
+    value: Annotated[str | None, Meta(description="`error_code`.", examples=["INSUFFICIENT_FUNDS"])]
+    failed: Annotated[int, Meta(description="Distinct payments that failed with it.", examples=[40])]
+
+
+class PaymentBreakdowns(Struct, kw_only=True):
+    """Of the whole period."""
+
+    payment_method: list[PaymentsBy]
+    provider: list[PaymentsBy]
+    error_code: list[FailuresBy]
+
+
+PaymentsAnswer = Answer[PaymentMetrics, PaymentBucket, PaymentBreakdowns]
+
+# What became of the payments that were initiated or succeeded in the period, at any time.
+_FATES: Final = """
+        SELECT
+            payment_id,
+            countIf(event_type = 'payment.success') > 0 AS succeeded_ever,
+            countIf(event_type = 'payment.failed') > 0 AS failed_ever,
+            countIf(event_type = 'payment.refunded') > 0 AS refunded_ever,
+            countIf(event_type = 'payment.initiated') > 0 AS initiated_ever,
+            minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.initiated') AS initiated_ms
+        FROM events FINAL
+        WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded')
+          AND payment_id IN
+          (
+              SELECT payment_id
+              FROM events FINAL
+              WHERE event_type IN ('payment.initiated', 'payment.success') AND {in_period}
+          )
+        GROUP BY payment_id
+"""
+
+# initiated, succeeded, failed, refunded: distinct payments with that event in the span. success_rate follows the payments
+# initiated in the span, refund_rate those that succeeded in it. Amount and processing time of a payment are those of its first
+# success in the span; refunded_amount adds up refund events, of which a payment may have several.
+_SQL: Final = """
+WITH
+    in_period AS
+    (
+        SELECT
+            {bucket} AS bucket,
+            event_type,
+            event_timestamp,
+            event_id,
+            payment_id,
+            amount,
+            refund_amount,
+            currency,
+            processing_time_ms
+        FROM events FINAL
+        WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded')
+          AND {in_period}
+          AND {kept}
+    ),
+    fates AS
+    ({fates}
+    ),
+    payments AS
+    (
+        SELECT
+            bucket,
+            payment_id,
+            countIf(event_type = 'payment.initiated') > 0 AS is_initiated,
+            countIf(event_type = 'payment.success') > 0 AS is_succeeded,
+            countIf(event_type = 'payment.failed') > 0 AS is_failed,
+            countIf(event_type = 'payment.refunded') > 0 AS is_refunded,
+            countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
+            argMinIf(
+                (assumeNotNull(amount), currency), {first}, event_type = 'payment.success' AND amount IS NOT NULL
+            ) AS paid,
+            sumMapIf(
+                map(currency, assumeNotNull(refund_amount)),
+                event_type = 'payment.refunded' AND refund_amount IS NOT NULL
+            ) AS refunds,
+            argMinIf(processing_time_ms, {first}, event_type = 'payment.success') AS sent_ms,
+            minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.success') AS succeeded_ms
+        FROM in_period
+        GROUP BY bucket, payment_id
+    ),
+    timed AS
+    (
+        SELECT
+            *,
+            ifNull(succeeded_ever, false) AS succeeded_since,
+            ifNull(succeeded_ever OR failed_ever, false) AS has_outcome,
+            ifNull(refunded_ever, false) AS refunded_since,
+            if(is_succeeded, coalesce(toInt64(sent_ms), if(initiated_ever, succeeded_ms - initiated_ms, NULL)), NULL)
+                AS processing_ms
+        FROM payments
+        LEFT JOIN fates USING (payment_id)
+    )
+SELECT
+    bucket,
+    countIf(is_initiated) AS initiated,
+    countIf(is_succeeded) AS succeeded,
+    countIf(is_failed) AS failed,
+    countIf(is_refunded) AS refunded,
+    countIf(is_initiated AND has_outcome) AS initiated_with_outcome,
+    countIf(is_initiated AND succeeded_since) AS initiated_succeeded,
+    countIf(is_succeeded AND refunded_since) AS succeeded_refunded,
+    count(processing_ms) AS timed_payments,
+    ifNull(sum(processing_ms), 0) AS processing_ms_sum,
+    if(timed_payments = 0, NULL, quantileExactInclusive(0.5)(processing_ms)) AS p50_processing_ms,
+    if(timed_payments = 0, NULL, quantileExactInclusive(0.95)(processing_ms)) AS p95_processing_ms,
+    CAST(sumMapIf(map(paid.2, paid.1), has_amount), 'Map(String, String)') AS revenue,
+    CAST(sumMap(refunds), 'Map(String, String)') AS refunded_amount
+FROM timed
+GROUP BY bucket
+"""
+
+# The same counts by the value that each event itself carries. `what` says which breakdown a row belongs to.
+_BREAKDOWNS: Final = """
+WITH
+    fates AS
+    ({fates}
+    ),
+    by_value AS
+    (
+        SELECT
+            arrayJoin([('payment_method', payment_method), ('provider', provider)]) AS breakdown,
+            payment_id,
+            countIf(event_type = 'payment.initiated') > 0 AS is_initiated,
+            countIf(event_type = 'payment.success') > 0 AS is_succeeded,
+            countIf(event_type = 'payment.failed') > 0 AS is_failed,
+            countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
+            argMinIf(
+                (assumeNotNull(amount), currency), {first}, event_type = 'payment.success' AND amount IS NOT NULL
+            ) AS paid
+        FROM events FINAL
+        WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed')
+          AND {in_period}
+          AND {kept}
+        GROUP BY breakdown, payment_id
+    )
+SELECT
+    breakdown.1 AS what,
+    breakdown.2 AS value,
+    countIf(is_initiated) AS initiated,
+    countIf(is_succeeded) AS succeeded,
+    countIf(is_failed) AS failed,
+    countIf(is_initiated AND ifNull(succeeded_ever OR failed_ever, false)) AS initiated_with_outcome,
+    countIf(is_initiated AND ifNull(succeeded_ever, false)) AS initiated_succeeded,
+    CAST(sumMapIf(map(paid.2, paid.1), has_amount), 'Map(String, String)') AS revenue
+FROM by_value
+LEFT JOIN fates USING (payment_id)
+GROUP BY breakdown
+
+UNION ALL
+
+SELECT
+    'error_code' AS what,
+    error_code AS value,
+    0 AS initiated,
+    0 AS succeeded,
+    uniqExact(payment_id) AS failed,
+    0 AS initiated_with_outcome,
+    0 AS initiated_succeeded,
+    CAST(map(), 'Map(String, String)') AS revenue
+FROM events FINAL
+WHERE event_type = 'payment.failed'
+  AND {in_period}
+  AND {kept}
+GROUP BY error_code
+"""
+
+
+async def ask(warehouse: Warehouse, question: Question) -> PaymentsAnswer:
+    """Answers for a period; raises what `Warehouse.query` raises."""
+    through = await data_through(warehouse)
+    kept = payments_kept(question.filters)
+    sql = statement(_SQL, fates=_FATES, kept=kept)
+    rows = await rows_by_bucket(warehouse, sql, question)
+    breakdowns = await warehouse.query(statement(_BREAKDOWNS, fates=_FATES, kept=kept), question.parameters)
+    breakdowns.sort(key=_most_first)
+
+    async def summarise(asked: Question) -> PaymentMetrics:
+        return PaymentMetrics(**whole(asked, await rows_by_bucket(warehouse, sql, asked), _shape))
+
+    return Answer(
+        period=period_answer(question.period),
+        data_through=through,
+        summary=PaymentMetrics(**whole(question, rows, _shape)),
+        previous=await compared(question, summarise),
+        series=series(question, rows, PaymentBucket, _shape),
+        breakdowns=PaymentBreakdowns(
+            payment_method=[_payments_by(row) for row in breakdowns if row["what"] == "payment_method"],
+            provider=[_payments_by(row) for row in breakdowns if row["what"] == "provider"],
+            error_code=[
+                FailuresBy(value=row["value"] or None, failed=row["failed"])
+                for row in breakdowns
+                if row["what"] == "error_code"
+            ],
+        ),
+    )
+
+
+def _shape(_question: Question, row: Row, _start: datetime, _end: datetime) -> dict[str, Any]:
+    return {
+        "initiated": row.get("initiated", 0),
+        "succeeded": row.get("succeeded", 0),
+        "failed": row.get("failed", 0),
+        "refunded": row.get("refunded", 0),
+        "success_rate": rate(row.get("initiated_succeeded"), row.get("initiated_with_outcome")),
+        "average_processing_time_ms": rate(row.get("processing_ms_sum"), row.get("timed_payments")),
+        "p50_processing_time_ms": row.get("p50_processing_ms"),
+        "p95_processing_time_ms": row.get("p95_processing_ms"),
+        "refund_rate": rate(row.get("succeeded_refunded"), row.get("succeeded")),
+        "revenue": money(row.get("revenue")),
+        "refunded_amount": money(row.get("refunded_amount")),
+        "net_revenue": minus(row.get("revenue"), row.get("refunded_amount")),
+    }
+
+
+def _most_first(row: Row) -> tuple[int | bool | str, ...]:
+    return -row["initiated"], -row["succeeded"], -row["failed"], row["value"] == "", row["value"]
+
+
+def _payments_by(row: Row) -> PaymentsBy:
+    return PaymentsBy(
+        value=row["value"] or None,
+        initiated=row["initiated"],
+        succeeded=row["succeeded"],
+        failed=row["failed"],
+        success_rate=rate(row["initiated_succeeded"], row["initiated_with_outcome"]),
+        revenue=money(row["revenue"]),
+    )

@@ -1,0 +1,426 @@
+"""Routes: which there are, which people book, how full they drive. `GET /v1/metrics/routes`."""
+
+from collections import Counter
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+
+from openride_analytics.metrics.filters import routes_kept
+from openride_analytics.metrics.question import (
+    Answer,
+    BucketStart,
+    Money,
+    Partial,
+    Question,
+    compared,
+    data_through,
+    money,
+    period_answer,
+    rows_by_bucket,
+    series,
+    statement,
+    whole,
+)
+from openride_analytics.warehouse import Row, Warehouse
+
+FILTERS: Final = frozenset({"city", "state", "route_id", "driver_id", "currency"})
+
+Utilization = Annotated[
+    float | None,
+    Meta(
+        description="Mean occupancy of the departures in the period (a route and a `scheduled_departure`) with at least "
+        "one booking that is confirmed and not cancelled: the seats of these ÷ the route's seats, at most 1.",
+        examples=[0.61],
+    ),
+]
+Place = Annotated[str | None, Meta(description="Name of the place; null if unknown.", examples=["Ikeja"])]
+
+
+class RouteCounts(Struct, kw_only=True):
+    """Of a period or a bucket of it."""
+
+    created: Annotated[int, Meta(description="Distinct routes with a `route.created`.", examples=[31])]
+    activated: Annotated[int, Meta(description="Distinct routes with a `route.activated`.", examples=[40])]
+    cancelled: Annotated[int, Meta(description="Distinct routes with a `route.cancelled`.", examples=[6])]
+
+
+class RouteMetrics(RouteCounts, kw_only=True):
+    """Of a period."""
+
+    active_routes: Annotated[
+        int,
+        Meta(
+            description="Routes whose latest activation or cancellation before the period's end is an activation.",
+            examples=[260],
+        ),
+    ]
+    utilization: Utilization
+
+
+class RouteBucket(RouteCounts, kw_only=True):
+    """One bucket of the series."""
+
+    start: BucketStart
+    partial: Partial
+
+
+class RoutesInCity(Struct, kw_only=True):
+    """Routes created up to the period's end by the city they begin in."""
+
+    value: Place
+    state: Place
+    routes: Annotated[int, Meta(description="Routes created before the period's end.", examples=[80])]
+    active: Annotated[int, Meta(description="Those of them that are active at its end.", examples=[61])]
+
+
+class RoutesInState(Struct, kw_only=True):
+    """Routes created up to the period's end by the state they begin in."""
+
+    value: Place
+    routes: Annotated[int, Meta(description="Routes created before the period's end.", examples=[140])]
+    active: Annotated[int, Meta(description="Those of them that are active at its end.", examples=[104])]
+
+
+class RouteBreakdowns(Struct, kw_only=True):
+    """At the end of the period."""
+
+    by_city: list[RoutesInCity]
+    by_state: list[RoutesInState]
+
+
+class PopularRoute(Struct, kw_only=True):
+    """One of the first by bookings created in the period; ties by `route_id`."""
+
+    route_id: Annotated[
+        str, Meta(description="The route.", examples=["0f8c2d1e-5b1b-4f4e-8f63-7a9d2c3b4a5f"])
+    ]
+    route_name: Annotated[str | None, Meta(description="Its name, if known.", examples=["Lekki-VI"])]
+    origin_city: Place
+    origin_state: Place
+    destination_city: Place
+    destination_state: Place
+    bookings: Annotated[int, Meta(description="Bookings created in the period.", examples=[15])]
+    confirmed: Annotated[int, Meta(description="Those of them confirmed since.", examples=[12])]
+    seats_booked: Annotated[int, Meta(description="Seats of those confirmed.", examples=[20])]
+    revenue: Annotated[
+        Money, Meta(description="Payments that succeeded for those bookings.", examples=[{"NGN": "48000.00"}])
+    ]
+    utilization: Utilization
+
+
+class RoutesAnswer(Answer[RouteMetrics, RouteBucket, RouteBreakdowns], kw_only=True):
+    """What `GET /v1/metrics/routes` answers."""
+
+    popular: list[PopularRoute]
+
+
+_COUNTS: Final = """
+SELECT
+    {bucket} AS bucket,
+    uniqExactIf(route_id, event_type = 'route.created') AS created,
+    uniqExactIf(route_id, event_type = 'route.activated') AS activated,
+    uniqExactIf(route_id, event_type = 'route.cancelled') AS cancelled
+FROM events FINAL
+WHERE event_type IN ('route.created', 'route.activated', 'route.cancelled')
+  AND {in_period}
+  AND {kept}
+GROUP BY bucket
+"""
+
+_ACTIVE: Final = """
+        SELECT route_id
+        FROM events FINAL
+        WHERE event_type IN ('route.activated', 'route.cancelled')
+          AND {before_end}
+          AND {kept}
+        GROUP BY route_id
+        HAVING argMax(event_type, {latest}) = 'route.activated'
+"""
+
+_PLACES: Final = """
+WITH
+    active AS
+    ({active}
+    ),
+    routes AS
+    (
+        SELECT
+            route_id,
+            argMinIf(origin_city, {first}, origin_city != '') AS city,
+            argMinIf(origin_state, {first}, origin_state != '') AS state
+        FROM events FINAL
+        WHERE event_type = 'route.created'
+          AND {kept}
+        GROUP BY route_id
+        HAVING countIf({before_end}) > 0
+    )
+SELECT
+    city,
+    state,
+    count() AS routes,
+    countIf(route_id IN (SELECT route_id FROM active)) AS active
+FROM routes
+GROUP BY city, state
+"""
+
+# Departures in the period with their occupancy. A booking's route, departure and seats are those of its first
+# booking.created; it takes its seats if it was confirmed and not cancelled, at any time.
+_DEPARTURES: Final = """
+    planned AS
+    (
+        SELECT
+            booking_id,
+            argMin(route_id, {first}) AS route_id,
+            argMin(scheduled_departure, {first}) AS departure,
+            argMin(seats_booked, {first}) AS seats
+        FROM
+        (
+            SELECT event_timestamp, event_id, booking_id, route_id, scheduled_departure, seats_booked
+            FROM events FINAL
+            WHERE event_type = 'booking.created'
+              AND booking_id IN
+              (
+                  SELECT booking_id
+                  FROM events FINAL
+                  WHERE event_type = 'booking.created'
+                    AND scheduled_departure >= fromUnixTimestamp64Milli({start:Int64})
+                    AND scheduled_departure < fromUnixTimestamp64Milli({end:Int64})
+              )
+        )
+        GROUP BY booking_id
+        HAVING departure >= fromUnixTimestamp64Milli({start:Int64})
+           AND departure < fromUnixTimestamp64Milli({end:Int64})
+    ),
+    seated AS
+    (
+        SELECT booking_id
+        FROM events FINAL
+        WHERE event_type IN ('booking.confirmed', 'booking.cancelled')
+          AND booking_id IN (SELECT booking_id FROM planned)
+        GROUP BY booking_id
+        HAVING countIf(event_type = 'booking.confirmed') > 0 AND countIf(event_type = 'booking.cancelled') = 0
+    ),
+    capacities AS
+    (
+        SELECT route_id, argMin(seats_total, {first}) AS seats_total
+        FROM events FINAL
+        WHERE event_type = 'route.created' AND {kept}
+        GROUP BY route_id
+    ),
+    departures AS
+    (
+        SELECT
+            route_id,
+            departure,
+            least(1, sum(seats) / any(seats_total)) AS occupancy
+        FROM planned
+        INNER JOIN capacities USING (route_id)
+        WHERE booking_id IN (SELECT booking_id FROM seated)
+        GROUP BY route_id, departure
+    )
+"""
+
+_STANDING: Final = """
+WITH
+    active AS
+    ({active}
+    ),
+    {departures}
+SELECT
+    (SELECT count() FROM active) AS active_routes,
+    (SELECT avgOrNull(occupancy) FROM departures) AS utilization
+"""
+
+_POPULAR: Final = """
+WITH
+    {departures},
+    booked AS
+    (
+        SELECT booking_id, argMin(route_id, {first}) AS route_id
+        FROM
+        (
+            SELECT event_timestamp, event_id, booking_id, route_id
+            FROM events FINAL
+            WHERE event_type = 'booking.created' AND {in_period}
+        )
+        GROUP BY booking_id
+        HAVING {kept}
+    ),
+    confirmations AS
+    (
+        SELECT booking_id, true AS is_confirmed, argMin(seats_booked, {first}) AS seats
+        FROM events FINAL
+        WHERE event_type = 'booking.confirmed' AND booking_id IN (SELECT booking_id FROM booked)
+        GROUP BY booking_id
+    ),
+    popular AS
+    (
+        SELECT
+            route_id,
+            count() AS bookings,
+            countIf(ifNull(is_confirmed, false)) AS confirmed,
+            ifNull(sum(seats), 0) AS seats_booked
+        FROM booked
+        LEFT JOIN confirmations USING (booking_id)
+        GROUP BY route_id
+        ORDER BY bookings DESC, toString(route_id)
+        LIMIT {limit:UInt64}
+    ),
+    payments AS
+    (
+        SELECT
+            payment_id,
+            argMin(booking_id, {first}) AS booking_id,
+            countIf(amount IS NOT NULL) > 0 AS has_amount,
+            argMinIf((assumeNotNull(amount), currency), {first}, amount IS NOT NULL) AS paid
+        FROM
+        (
+            SELECT event_timestamp, event_id, payment_id, booking_id, amount, currency
+            FROM events FINAL
+            WHERE event_type = 'payment.success'
+              AND payment_id IN
+              (
+                  SELECT payment_id
+                  FROM events FINAL
+                  WHERE event_type = 'payment.success' AND booking_id IN (SELECT booking_id FROM booked)
+              )
+        )
+        GROUP BY payment_id
+    ),
+    revenues AS
+    (
+        SELECT route_id, CAST(sumMapIf(map(paid.2, paid.1), has_amount), 'Map(String, String)') AS revenue
+        FROM payments
+        INNER JOIN booked USING (booking_id)
+        WHERE route_id IN (SELECT route_id FROM popular)
+        GROUP BY route_id
+    ),
+    described AS
+    (
+        SELECT
+            route_id,
+            argMinIf(route_name, {first}, route_name != '' AND event_type = 'route.created') AS created_name,
+            argMinIf(route_name, {first}, route_name != '') AS any_name,
+            argMinIf(origin_city, {first}, origin_city != '') AS origin_city,
+            argMinIf(origin_state, {first}, origin_state != '') AS origin_state,
+            argMinIf(destination_city, {first}, destination_city != '') AS destination_city,
+            argMinIf(destination_state, {first}, destination_state != '') AS destination_state
+        FROM
+        (
+            SELECT
+                event_type, event_timestamp, event_id, route_id, route_name,
+                origin_city, origin_state, destination_city, destination_state
+            FROM events FINAL
+            WHERE event_type IN ('route.created', 'route.activated', 'route.cancelled')
+              AND route_id IN (SELECT route_id FROM popular)
+        )
+        GROUP BY route_id
+    ),
+    occupied AS
+    (
+        SELECT route_id, avg(occupancy) AS utilization
+        FROM departures
+        GROUP BY route_id
+    )
+SELECT
+    toString(popular.route_id) AS route,
+    bookings,
+    confirmed,
+    seats_booked,
+    revenues.revenue AS revenue_by_currency,
+    if(created_name != '', created_name, any_name) AS name,
+    described.origin_city AS origin_city,
+    described.origin_state AS origin_state,
+    described.destination_city AS destination_city,
+    described.destination_state AS destination_state,
+    utilization
+FROM popular
+LEFT JOIN revenues ON revenues.route_id = popular.route_id
+LEFT JOIN described ON described.route_id = popular.route_id
+LEFT JOIN occupied ON occupied.route_id = popular.route_id
+ORDER BY bookings DESC, route
+"""
+
+
+async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
+    """Answers for a period; raises what `Warehouse.query` raises."""
+    through = await data_through(warehouse)
+    kept = routes_kept(question.filters)
+    counts = statement(_COUNTS, kept=kept)
+    standing = statement(_STANDING, active=_ACTIVE, departures=_DEPARTURES, kept=kept)
+    places = await warehouse.query(statement(_PLACES, active=_ACTIVE, kept=kept), question.parameters)
+    places.sort(key=_most_first)
+    popular = await warehouse.query(
+        statement(_POPULAR, departures=_DEPARTURES, kept=kept),
+        {**question.parameters, "limit": question.limit},
+    )
+    rows = await rows_by_bucket(warehouse, counts, question)
+
+    async def summarise(asked: Question) -> RouteMetrics:
+        at_end = (await warehouse.query(standing, asked.parameters))[0]
+        of_period = rows if asked is question else await rows_by_bucket(warehouse, counts, asked)
+        return RouteMetrics(
+            **whole(asked, of_period, _shape),
+            active_routes=at_end["active_routes"],
+            utilization=at_end["utilization"],
+        )
+
+    return RoutesAnswer(
+        period=period_answer(question.period),
+        data_through=through,
+        summary=await summarise(question),
+        previous=await compared(question, summarise),
+        series=series(question, rows, RouteBucket, _shape),
+        breakdowns=RouteBreakdowns(
+            by_city=[
+                RoutesInCity(
+                    value=row["city"] or None,
+                    state=row["state"] or None,
+                    routes=row["routes"],
+                    active=row["active"],
+                )
+                for row in places
+            ],
+            by_state=_by_state(places),
+        ),
+        popular=[_popular(question, row) for row in popular],
+    )
+
+
+def _shape(_question: Question, row: Row, _start: datetime, _end: datetime) -> dict[str, Any]:
+    return {name: row.get(name, 0) for name in ("created", "activated", "cancelled")}
+
+
+def _most_first(row: Row) -> tuple[int | bool | str, ...]:
+    return -row["routes"], row["city"] == "", row["city"], row["state"] == "", row["state"]
+
+
+def _by_state(places: list[Row]) -> list[RoutesInState]:
+    routes: Counter[str] = Counter()
+    active: Counter[str] = Counter()
+    for row in places:
+        routes[row["state"]] += row["routes"]
+        active[row["state"]] += row["active"]
+    states = sorted(routes, key=lambda state: (-routes[state], state == "", state))
+    return [
+        RoutesInState(value=state or None, routes=routes[state], active=active[state]) for state in states
+    ]
+
+
+def _popular(question: Question, row: Row) -> PopularRoute:
+    currency = question.filters.currency
+    revenue = row["revenue_by_currency"] or {}
+    return PopularRoute(
+        route_id=row["route"],
+        route_name=row["name"] or None,
+        origin_city=row["origin_city"] or None,
+        origin_state=row["origin_state"] or None,
+        destination_city=row["destination_city"] or None,
+        destination_state=row["destination_state"] or None,
+        bookings=row["bookings"],
+        confirmed=row["confirmed"],
+        seats_booked=row["seats_booked"],
+        revenue=money({name: revenue[name] for name in revenue if currency in (None, name)}),
+        utilization=row["utilization"],
+    )

@@ -1,0 +1,193 @@
+"""Trips: how many, how long and far, how punctual, what they earned. `GET /v1/metrics/trips`."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, Struct
+
+from openride_analytics.metrics.filters import trips_kept
+from openride_analytics.metrics.question import (
+    Answer,
+    BucketStart,
+    Money,
+    NoBreakdowns,
+    Partial,
+    Question,
+    compared,
+    data_through,
+    money,
+    period_answer,
+    rate,
+    rows_by_bucket,
+    series,
+    statement,
+    whole,
+)
+from openride_analytics.warehouse import Row, Warehouse
+
+FILTERS: Final = frozenset({"city", "state", "currency", "route_id", "driver_id"})
+
+
+class TripMetrics(Struct, kw_only=True):
+    """Of a period or a bucket of it."""
+
+    started: Annotated[int, Meta(description="Distinct trips with a `trip.started`.", examples=[815])]
+    completed: Annotated[int, Meta(description="Distinct trips with a `trip.completed`.", examples=[802])]
+    cancelled: Annotated[int, Meta(description="Distinct trips with a `trip.cancelled`.", examples=[19])]
+    completion_rate: Annotated[
+        float | None,
+        Meta(
+            description="Of the trips that ended (completed or cancelled), the share completed.",
+            examples=[0.9769],
+        ),
+    ]
+    average_duration_minutes: Annotated[
+        float | None, Meta(description="Mean `duration_minutes` of the trips completed.", examples=[38.4])
+    ]
+    p50_duration_minutes: Annotated[
+        float | None, Meta(description="Median of the same, linear interpolation.", examples=[34.0])
+    ]
+    p95_duration_minutes: Annotated[
+        float | None, Meta(description="95th percentile of the same.", examples=[88.1])
+    ]
+    average_distance_km: Annotated[
+        float | None, Meta(description="Mean `distance_km` of the trips completed.", examples=[17.9])
+    ]
+    p50_distance_km: Annotated[
+        float | None, Meta(description="Median of the same, linear interpolation.", examples=[14.2])
+    ]
+    p95_distance_km: Annotated[
+        float | None, Meta(description="95th percentile of the same.", examples=[49.7])
+    ]
+    on_time_rate: Annotated[
+        float | None,
+        Meta(
+            description="Of the trips started, the share with `actual_departure` at most `on_time_minutes` (10 unless "
+            "configured) after `scheduled_departure`.",
+            examples=[0.86],
+        ),
+    ]
+    driver_earnings: Annotated[
+        Money, Meta(description="Sum over the trips completed.", examples=[{"NGN": "2809600.00"}])
+    ]
+    platform_commission: Annotated[
+        Money, Meta(description="Sum over the trips completed.", examples=[{"NGN": "702400.00"}])
+    ]
+
+
+class TripBucket(TripMetrics, kw_only=True):
+    """One bucket of the series."""
+
+    start: BucketStart
+    partial: Partial
+
+
+TripsAnswer = Answer[TripMetrics, TripBucket, NoBreakdowns]
+
+# Each trip by its first event of a type in the span. A trip both cancelled and completed in the span is completed.
+_SQL: Final = """
+WITH
+    in_period AS
+    (
+        SELECT
+            {bucket} AS bucket,
+            event_type,
+            event_timestamp,
+            event_id,
+            trip_id,
+            scheduled_departure,
+            actual_departure,
+            duration_minutes,
+            distance_km,
+            driver_earnings,
+            platform_commission,
+            currency
+        FROM events FINAL
+        WHERE event_type IN ('trip.started', 'trip.completed', 'trip.cancelled')
+          AND {in_period}
+          AND {kept}
+    ),
+    trips AS
+    (
+        SELECT
+            bucket,
+            trip_id,
+            countIf(event_type = 'trip.started') > 0 AS is_started,
+            countIf(event_type = 'trip.completed') > 0 AS is_completed,
+            countIf(event_type = 'trip.cancelled') > 0 AS is_cancelled,
+            argMinIf(
+                dateDiff('millisecond', scheduled_departure, actual_departure), {first}, event_type = 'trip.started'
+            ) AS late_ms,
+            argMinIf(duration_minutes, {first}, event_type = 'trip.completed') AS duration,
+            argMinIf(distance_km, {first}, event_type = 'trip.completed') AS distance,
+            countIf(event_type = 'trip.completed' AND driver_earnings IS NOT NULL) > 0 AS has_earnings,
+            argMinIf(
+                (assumeNotNull(driver_earnings), currency),
+                {first},
+                event_type = 'trip.completed' AND driver_earnings IS NOT NULL
+            ) AS earnings,
+            countIf(event_type = 'trip.completed' AND platform_commission IS NOT NULL) > 0 AS has_commission,
+            argMinIf(
+                (assumeNotNull(platform_commission), currency),
+                {first},
+                event_type = 'trip.completed' AND platform_commission IS NOT NULL
+            ) AS commission
+        FROM in_period
+        GROUP BY bucket, trip_id
+    )
+SELECT
+    bucket,
+    countIf(is_started) AS started,
+    countIf(is_completed) AS completed,
+    countIf(is_cancelled) AS cancelled,
+    countIf(is_completed OR is_cancelled) AS ended,
+    avgOrNull(duration) AS average_duration,
+    if(count(duration) = 0, NULL, quantileExactInclusive(0.5)(duration)) AS p50_duration,
+    if(count(duration) = 0, NULL, quantileExactInclusive(0.95)(duration)) AS p95_duration,
+    avgOrNull(distance) AS average_distance,
+    if(count(distance) = 0, NULL, quantileExactInclusive(0.5)(distance)) AS p50_distance,
+    if(count(distance) = 0, NULL, quantileExactInclusive(0.95)(distance)) AS p95_distance,
+    countIf(is_started AND late_ms IS NOT NULL) AS departures_known,
+    countIf(is_started AND late_ms <= {on_time_minutes:Int64} * 60000) AS on_time,
+    CAST(sumMapIf(map(earnings.2, earnings.1), has_earnings), 'Map(String, String)') AS driver_earnings,
+    CAST(sumMapIf(map(commission.2, commission.1), has_commission), 'Map(String, String)') AS platform_commission
+FROM trips
+GROUP BY bucket
+"""
+
+
+async def ask(warehouse: Warehouse, question: Question) -> TripsAnswer:
+    """Answers for a period; raises what `Warehouse.query` raises."""
+    through = await data_through(warehouse)
+    sql = statement(_SQL, kept=trips_kept(question.filters))
+    rows = await rows_by_bucket(warehouse, sql, question)
+
+    async def summarise(asked: Question) -> TripMetrics:
+        return TripMetrics(**whole(asked, await rows_by_bucket(warehouse, sql, asked), _shape))
+
+    return Answer(
+        period=period_answer(question.period),
+        data_through=through,
+        summary=TripMetrics(**whole(question, rows, _shape)),
+        previous=await compared(question, summarise),
+        series=series(question, rows, TripBucket, _shape),
+        breakdowns=NoBreakdowns(),
+    )
+
+
+def _shape(_question: Question, row: Row, _start: datetime, _end: datetime) -> dict[str, Any]:
+    return {
+        "started": row.get("started", 0),
+        "completed": row.get("completed", 0),
+        "cancelled": row.get("cancelled", 0),
+        "completion_rate": rate(row.get("completed"), row.get("ended")),
+        "average_duration_minutes": row.get("average_duration"),
+        "p50_duration_minutes": row.get("p50_duration"),
+        "p95_duration_minutes": row.get("p95_duration"),
+        "average_distance_km": row.get("average_distance"),
+        "p50_distance_km": row.get("p50_distance"),
+        "p95_distance_km": row.get("p95_distance"),
+        "on_time_rate": rate(row.get("on_time"), row.get("departures_known")),
+        "driver_earnings": money(row.get("driver_earnings")),
+        "platform_commission": money(row.get("platform_commission")),
+    }

@@ -1,0 +1,146 @@
+"""Database migrations: SQL files under `migrations/`, applied once, in order, whoever starts first.
+
+A transaction of PostgreSQL holds the lock for both stores, so several instances may start together; it also makes
+PostgreSQL's own migrations all or nothing. ClickHouse's statements are written to be repeatable (`IF NOT EXISTS`), so one
+that was cut off half-way is simply run again. An applied file must never change: its checksum is compared at each start.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from openride_analytics.warehouse import Warehouse
+
+_LOCK: Final = 0x0_9E4_21DE  # any number of our own
+
+
+class MigrationError(Exception):
+    """The stores do not fit this version of the service. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One file: `0001_name.sql`."""
+
+    version: int
+    name: str
+    checksum: str
+    statements: tuple[str, ...]
+
+
+def load(store: str) -> list[Migration]:
+    """The migrations of `clickhouse` or `postgres`, in order."""
+    found = []
+    for path in sorted((_folder() / store).glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        found.append(
+            Migration(
+                version=int(path.name.split("_", 1)[0]),
+                name=path.stem,
+                checksum=hashlib.sha256(text.encode()).hexdigest(),
+                statements=tuple(
+                    statement
+                    for statement in re.split(r";[ \t]*\n", text)
+                    if _COMMENTS.sub("", statement).strip()
+                ),
+            )
+        )
+    if not found:
+        raise MigrationError(f"no migrations for {store}: the installation is incomplete")
+    return found
+
+
+async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse) -> list[str]:
+    """Applies what is missing in both stores and returns the names of it.
+
+    Raises `MigrationError` where an applied file has changed, and whatever the stores raise: then it can be repeated.
+    """
+    applied = []
+    async with postgres.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute(_POSTGRES_TABLE)
+        known = {
+            row["version"]: row["checksum"]
+            for row in await connection.fetch("SELECT version, checksum FROM schema_migrations")
+        }
+        for migration in _missing(load("postgres"), known):
+            for statement in migration.statements:
+                await connection.execute(statement)
+            await connection.execute(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
+                migration.version,
+                migration.name,
+                migration.checksum,
+            )
+            applied.append(f"postgres/{migration.name}")
+
+        await warehouse.create_database()
+        await warehouse.execute(_CLICKHOUSE_TABLE)
+        known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
+        for migration in _missing(load("clickhouse"), known):
+            for statement in migration.statements:
+                await warehouse.execute(statement)
+            await warehouse.execute(
+                "INSERT INTO schema_migrations (version, name, checksum)"
+                " SELECT {version:UInt32}, {name:String}, {checksum:String}",
+                {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
+            )
+            applied.append(f"clickhouse/{migration.name}")
+    return applied
+
+
+async def pending(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse) -> list[str]:
+    """The migrations that are not applied yet. Raises what the stores raise, also where nothing was ever applied."""
+    in_postgres = {row["version"] for row in await postgres.fetch("SELECT version FROM schema_migrations")}
+    in_clickhouse = {row["version"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
+    return [f"postgres/{m.name}" for m in load("postgres") if m.version not in in_postgres] + [
+        f"clickhouse/{m.name}" for m in load("clickhouse") if m.version not in in_clickhouse
+    ]
+
+
+def _missing(migrations: list[Migration], known: dict[int, str]) -> list[Migration]:
+    for migration in migrations:
+        if known.get(migration.version, migration.checksum) != migration.checksum:
+            raise MigrationError(
+                f"migration {migration.name} was changed after it had been applied: restore the file and put the change "
+                "into a new one"
+            )
+    return [migration for migration in migrations if migration.version not in known]
+
+
+def _folder() -> Path:
+    """Inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+_COMMENTS: Final = re.compile(r"--.*")
+
+_POSTGRES_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS schema_migrations
+(
+    version     integer PRIMARY KEY,
+    name        text NOT NULL,
+    checksum    text NOT NULL,
+    applied_at  timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+_CLICKHOUSE_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS schema_migrations
+(
+    version     UInt32,
+    name        String,
+    checksum    String,
+    applied_at  DateTime64(3, 'UTC') DEFAULT now64(3)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY version
+"""
+
+_CLICKHOUSE_KNOWN: Final = "SELECT version, checksum FROM schema_migrations FINAL ORDER BY version"

@@ -1,0 +1,240 @@
+"""Periods, buckets and calendars: which instants a question is about.
+
+The calendar of a time zone lives here and nowhere else: queries get instants in Unix milliseconds. Nothing in this
+module knows of events or stores.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
+from typing import Final, Literal, get_args
+from zoneinfo import ZoneInfo
+
+Granularity = Literal["hour", "day", "week", "month", "none"]
+GRANULARITIES: Final = get_args(Granularity)
+
+MAX_BUCKETS: Final = 10_000
+MAX_YEARS: Final = 3
+DEFAULT_DAYS: Final = 30
+_FIRST_YEAR: Final = 1971
+_LAST_YEAR: Final = 2199
+
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
+# An unescaped "+" in a query string arrives as a space.
+_SPACE_FOR_PLUS: Final = re.compile(r" (\d{2}:\d{2})\Z", re.ASCII)
+
+
+class BadPeriod(ValueError):
+    """A period that cannot be answered: the parameter at fault and a sentence that says how to mend it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Period:
+    """Half-open `[start, end)`, aware and in UTC, with the zone whose days, weeks and months it is cut by.
+
+    `whole_days`: the bounds were given as calendar days, so neighbouring periods are counted in days, not in hours.
+    """
+
+    start: datetime
+    end: datetime
+    timezone: ZoneInfo
+    granularity: Granularity = "day"
+    whole_days: bool = True
+
+    @property
+    def start_ms(self) -> int:
+        """Unix milliseconds."""
+        return milliseconds(self.start)
+
+    @property
+    def end_ms(self) -> int:
+        """Unix milliseconds, excluded."""
+        return milliseconds(self.end)
+
+    @cached_property
+    def buckets(self) -> list[datetime]:
+        """The starts of the buckets: natural ones of the zone, cut to the period; they cover it without gaps.
+
+        Raises `BadPeriod` over `MAX_BUCKETS`.
+        """
+        if self.granularity == "none":
+            return []
+        starts: list[datetime] = []
+        at = self.start
+        while at < self.end:
+            if len(starts) == MAX_BUCKETS:
+                raise BadPeriod(
+                    "granularity", f"The period has more than {MAX_BUCKETS} buckets: choose larger ones."
+                )
+            starts.append(at)
+            at = self._next_boundary(at)
+        return starts
+
+    def length_days(self, start: datetime, end: datetime) -> float:
+        """Between midnights of the zone whole local days (30 are 30 across a clock change too), else days of 24 h."""
+        wall_start, wall_end = self._wall(start), self._wall(end)
+        if wall_start.time() == wall_end.time() == time():
+            return (wall_end - wall_start) / timedelta(days=1)
+        return (end - start) / timedelta(days=1)
+
+    def between(self, start: datetime, end: datetime) -> "Period":
+        """Another span of the same zone, without a series."""
+        return replace(self, start=start, end=end, granularity="none")
+
+    def previous(self, now: datetime, back: int = 1) -> "Period":
+        """The period so many before this one: as many whole months, or local days, or the same length of time each.
+
+        A period that is not over is compared with as much of the one before as has elapsed of it by the wall clock.
+        """
+        if not self.whole_days:
+            length = self.end - self.start
+            start, end = self.start - length * back, self.start - length * (back - 1)
+            if now < self.end:
+                end = start + max(now - self.start, timedelta())
+            return self.between(start, end)
+        start, end = self._whole_days_before(back), self._whole_days_before(back - 1)
+        if now < self.end:
+            elapsed = max(self._wall(now) - self._wall(self.start), timedelta())
+            end = min(end, max(start, self._instant(self._wall(start) + elapsed)))
+        return self.between(start, end)
+
+    def _whole_days_before(self, back: int) -> datetime:
+        """The start of the period of whole days so many before this one."""
+        wall_start, wall_end = self._wall(self.start), self._wall(self.end)
+        if wall_start.day == 1 and wall_end.day == 1:
+            months = (wall_end.year - wall_start.year) * 12 + wall_end.month - wall_start.month
+            return self._instant(datetime.combine(_add_months(wall_start.date(), -months * back), time()))
+        return self._instant(wall_start - (wall_end - wall_start) * back)
+
+    def last_days(self, count: int, now: datetime) -> list[datetime]:
+        """The starts of `count` local days and the end of the last: the period's last day that has begun by `now`.
+
+        That end is never after the period's.
+        """
+        running = self.start <= now < self.end
+        last = self._wall(now if running else self.end - timedelta(milliseconds=1)).date()
+        starts = [
+            self._instant(datetime.combine(last - timedelta(days=n), time())) for n in reversed(range(count))
+        ]
+        return [*starts, min(self.end, self._instant(datetime.combine(last + timedelta(days=1), time())))]
+
+    @property
+    def spans(self) -> list[tuple[datetime, datetime]]:
+        """The buckets as `[start, end)`."""
+        return list(zip(self.buckets, [*self.buckets[1:], self.end], strict=True)) if self.buckets else []
+
+    def _next_boundary(self, at: datetime) -> datetime:
+        wall = self._wall(at)
+        if self.granularity == "hour":
+            following = (
+                at
+                + timedelta(hours=1)
+                - timedelta(minutes=wall.minute, seconds=wall.second, microseconds=wall.microsecond)
+            )
+            beyond = self._wall(following).minute  # not 0 after a clock change of half an hour
+            return following - timedelta(minutes=beyond) if beyond and beyond < 60 else following
+        day = wall.date()
+        if self.granularity == "day":
+            day += timedelta(days=1)
+        elif self.granularity == "week":
+            day += timedelta(days=7 - day.weekday())
+        else:
+            day = _add_months(day.replace(day=1), 1)
+        return self._instant(datetime.combine(day, time()))
+
+    def _wall(self, at: datetime) -> datetime:
+        return at.astimezone(self.timezone).replace(tzinfo=None)
+
+    def _instant(self, wall: datetime) -> datetime:
+        """A wall clock time that is skipped is the moment of the change, one that occurs twice its first time."""
+        return wall.replace(tzinfo=self.timezone).astimezone(UTC)
+
+
+def parse(
+    start_date: str | None,
+    end_date: str | None,
+    *,
+    timezone: ZoneInfo,
+    granularity: Granularity,
+    now: datetime,
+) -> Period:
+    """The period of a request: bounds as calendar days (the end day included) or RFC 3339 instants (end excluded).
+
+    Without bounds: the last 30 whole local days and today. Raises `BadPeriod`.
+    """
+    today = now.astimezone(timezone).date()
+    end, end_is_day = _bound("end_date", end_date, timezone, today, is_end=True)
+    first_day = (end - timedelta(milliseconds=1)).astimezone(timezone).date() - timedelta(days=DEFAULT_DAYS)
+    start, start_is_day = _bound("start_date", start_date, timezone, first_day, is_end=False)
+    if start >= end:
+        raise BadPeriod("end_date", "The end must be after the start.")
+    wall_end = end.astimezone(timezone).replace(tzinfo=None)
+    if start.astimezone(timezone).replace(tzinfo=None) < _years_before(wall_end, MAX_YEARS):
+        raise BadPeriod("start_date", f"The period must not be longer than {MAX_YEARS} years.")
+    period = Period(start, end, timezone, granularity, whole_days=start_is_day and end_is_day)
+    _ = period.buckets  # too many of them are an error of the request
+    return period
+
+
+def milliseconds(at: datetime) -> int:
+    """Unix milliseconds of an aware time, cut to the millisecond."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
+def instant_text(at: datetime) -> str:
+    """RFC 3339 in UTC with `Z`: whole seconds, or milliseconds where there are any."""
+    at = at.astimezone(UTC)
+    text = at.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{at.microsecond // 1000:03}Z" if at.microsecond >= 1000 else f"{text}Z"
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def from_milliseconds(ms: int) -> datetime:
+    """The aware UTC time of Unix milliseconds."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _bound(
+    field: str, text: str | None, timezone: ZoneInfo, default: date, *, is_end: bool
+) -> tuple[datetime, bool]:
+    if text is None or _DAY.match(text):
+        try:
+            day = default if text is None else date.fromisoformat(text)
+        except ValueError:
+            raise BadPeriod(field, f"There is no day {text}.") from None
+        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            raise BadPeriod(field, f"The year must be from {_FIRST_YEAR} to {_LAST_YEAR}.")
+        day += timedelta(days=1 if is_end else 0)
+        return datetime.combine(day, time(), timezone).astimezone(UTC), True
+    try:
+        at = datetime.fromisoformat(_SPACE_FOR_PLUS.sub(r"+\1", text))
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise BadPeriod(
+            field, "Give a day (2026-03-01) or an instant with an offset (2026-03-01T07:05:00+01:00)."
+        )
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise BadPeriod(field, f"The year must be from {_FIRST_YEAR} to {_LAST_YEAR}.")
+    at = at.astimezone(UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000), False
+
+
+def _add_months(first_of_month: date, months: int) -> date:
+    index = first_of_month.year * 12 + first_of_month.month - 1 + months
+    return date(index // 12, index % 12 + 1, 1)
+
+
+def _years_before(wall: datetime, years: int) -> datetime:
+    try:
+        return wall.replace(year=wall.year - years)
+    except ValueError:  # 29 February
+        return wall.replace(year=wall.year - years, day=28)

@@ -1,0 +1,226 @@
+"""The composition root: makes the stores, the pipeline, the sources and the scheduler, and ties their lives together.
+
+The service starts at once and becomes ready when its servers are: what is away at the start or later is tried again until
+it is there. It stops in the order in which events flow: sources first, stores last.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Literal
+
+import asyncpg
+import structlog
+
+from openride_analytics import migrations, postgres
+from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
+from openride_analytics.config import Config, address_of
+from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
+from openride_analytics.ingest.pipeline import Pipeline
+from openride_analytics.jobs import Jobs
+from openride_analytics.migrations import MigrationError
+from openride_analytics.ops.metrics import Metrics
+from openride_analytics.warehouse import Warehouse, WarehouseError, retention
+from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.server import ServerWarehouse
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 15.0
+_PROBE_SECONDS: Final = 2.0
+_PROBE_KEPT_SECONDS: Final = 1.0
+_FLUSH_SECONDS: Final = 10.0
+
+Status = Literal["ok", "degraded", "unavailable"]
+
+
+class Service:
+    """All parts of one running instance."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.warehouse = warehouse_of(config)
+        self.cache: Cache = RedisCache(config.redis.url) if config.redis.url else MemoryCache()
+        self.answers = Answers(
+            self.cache,
+            fresh_seconds=config.cache.fresh_seconds,
+            max_age_seconds=config.cache.max_age_seconds,
+        )
+        self.dead_letter_topic = DeadLetterTopic(config.kafka) if config.kafka.bootstrap_servers else None
+        self.pipeline = Pipeline(
+            self.warehouse,
+            self.metrics,
+            max_batch_events=config.ingest.max_batch_events,
+            max_delay_seconds=config.ingest.max_delay_seconds,
+            on_stored=self.cache.data_changed,
+            publish=self.dead_letter_topic.publish if self.dead_letter_topic else None,
+        )
+        self.kafka = (
+            KafkaSource(config, self.pipeline, self.metrics) if config.kafka.bootstrap_servers else None
+        )
+        self.stopping = asyncio.Event()
+        self.started = asyncio.Event()
+        self.failed: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._embedded_postgres: postgres.EmbeddedPostgres | None = None
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._jobs: Jobs | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._probed: tuple[float, Status, dict[str, str]] | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """From the first attempt to reach the servers to the last flush."""
+        self._spawn("start", self._start())
+        try:
+            yield
+        finally:
+            await self._stop()
+
+    def begin_stop(self) -> None:
+        """Not ready from now on; open streams end and the Kafka source lets go of its partitions."""
+        self.stopping.set()
+        self.metrics.ready.set(0)
+        if self.kafka is not None:
+            self.kafka.stop()
+
+    async def health(self) -> tuple[Status, dict[str, str]]:
+        """The overall status and each part's. Probes are bounded, and shared by those who ask in the same second."""
+        if self.stopping.is_set():
+            return "unavailable", {"service": "stopping"}
+        if self._probed is None or monotonic() - self._probed[0] > _PROBE_KEPT_SECONDS:
+            parts = await self._probe()
+            if any(parts[name] != "ok" for name in ("clickhouse", "postgres", "migrations")):
+                status: Status = "unavailable"
+            elif any(parts[name] == "away" for name in ("redis", "kafka")):
+                status = "degraded"
+            else:
+                status = "ok"
+            self.metrics.ready.set(status != "unavailable")
+            self._probed = monotonic(), status, parts
+        return self._probed[1], self._probed[2]
+
+    async def _probe(self) -> dict[str, str]:
+        async def works(call: Coroutine[Any, Any, Any]) -> str:
+            try:
+                async with asyncio.timeout(_PROBE_SECONDS):
+                    await call
+            except (WarehouseError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                return "away"
+            return "ok"
+
+        if self._pool is None:
+            database = "starting"
+        else:
+            database = await works(self._pool.fetchval("SELECT 1"))
+        return {
+            "clickhouse": await works(self.warehouse.query("SELECT 1 AS one")),
+            "postgres": database,
+            "migrations": "ok" if self.started.is_set() else "starting",
+            "redis": ("ok" if await self.cache.answers() else "away") if self.config.redis.url else "off",
+            "kafka": ("ok" if self.kafka.connected else "away") if self.kafka else "off",
+        }
+
+    async def _start(self) -> None:
+        """Reaches the servers, however long that takes, then lets events in."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._prepare()
+                break
+            except MigrationError:
+                raise
+            except (
+                WarehouseError,
+                OSError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                TimeoutError,
+            ) as error:
+                log.warning(
+                    "not_ready_yet", error=f"{type(error).__name__}: {error}"[:300], retry_seconds=pause
+                )
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        self._spawn("pipeline", self.pipeline.run())
+        if self.kafka is not None:
+            self._spawn("kafka", self.kafka.run())
+        assert self._pool is not None  # _prepare has made it
+        self._jobs = Jobs(self._pool, self.warehouse)
+        self._jobs.start()
+        self.started.set()
+        log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")
+
+    async def _prepare(self) -> None:
+        if self._pool is None:
+            self._pool = await postgres.connect(await self._postgres_address())
+        if self.config.clickhouse.migrate_at_start and self.config.postgres.migrate_at_start:
+            for name in await migrations.migrate(self._pool, self.warehouse):
+                log.info("migrated", migration=name)
+        elif missing := await migrations.pending(self._pool, self.warehouse):
+            raise WarehouseError(
+                f"migrations are missing, run `openride-analytics migrate`: {', '.join(missing)}"
+            )
+        for table in await retention.apply(self.warehouse, self.config.retention):
+            log.info("retention_applied", table=table)
+
+    async def _postgres_address(self) -> str:
+        if self.config.postgres.url:
+            return self.config.postgres.url
+        if self._embedded_postgres is None:
+            self._embedded_postgres = postgres.EmbeddedPostgres(
+                Path(self.config.storage.data_dir) / "postgres"
+            )
+        return await self._embedded_postgres.start()
+
+    async def _stop(self) -> None:
+        """Flush, commit, close, each step bounded."""
+        self.begin_stop()
+        self._tasks["start"].cancel()
+        if "kafka" in self._tasks:
+            await asyncio.wait([self._tasks["kafka"]], timeout=_FLUSH_SECONDS)
+        await self.pipeline.close()
+        if "pipeline" in self._tasks:
+            await asyncio.wait([self._tasks["pipeline"]], timeout=_FLUSH_SECONDS)
+        if self._jobs is not None:
+            self._jobs.stop()
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self.dead_letter_topic is not None:
+            await self.dead_letter_topic.close()
+        await self.cache.close()
+        if self._pool is not None:
+            await postgres.close(self._pool)
+        await self.warehouse.close()
+        if self._embedded_postgres is not None:
+            await self._embedded_postgres.stop()
+        log.info("stopped")
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """A background task; if it dies the whole service ends, loudly."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks[name] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled() or (error := task.exception()) is None:
+                return
+            log.critical("task_died", task=name, exc_info=error)
+            self.failed = error
+            self.on_failure()
+
+        task.add_done_callback(ended)
+
+
+def warehouse_of(config: Config) -> Warehouse:
+    """The configured ClickHouse server, or the embedded engine."""
+    settings = config.clickhouse
+    query, insert = settings.query_timeout_seconds, settings.insert_timeout_seconds
+    if settings.url:
+        return ServerWarehouse(settings.url, query_timeout_seconds=query, insert_timeout_seconds=insert)
+    folder = Path(config.storage.data_dir) / "clickhouse"
+    return EmbeddedWarehouse(folder, query_timeout_seconds=query, insert_timeout_seconds=insert)

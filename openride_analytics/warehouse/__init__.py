@@ -1,0 +1,155 @@
+"""The ClickHouse side: what the rest of the service may ask of it.
+
+Two implementations keep these promises: `server.ServerWarehouse` (ClickHouse over its native protocol)
+and `embedded.EmbeddedWarehouse` (the same engine inside the process). Both speak the same SQL.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+Parameter = int | float | bool | str | Sequence[int] | Sequence[str]
+Parameters = Mapping[str, Parameter]
+Row = dict[str, Any]
+Value = str | bytes | int
+
+
+class WarehouseError(Exception):
+    """Any failure of the warehouse. The message may hold SQL: for logs, never for users."""
+
+
+class WarehouseUnavailable(WarehouseError):
+    """It could not be reached, gave up, or is overloaded: the same call may succeed later."""
+
+
+class QueryTooLong(WarehouseError):
+    """The query ran past its time limit and was stopped."""
+
+
+class StatementRefused(WarehouseError):
+    """The engine refused the statement: the same call will fail until somebody mends something."""
+
+
+class ContentRefused(StatementRefused):
+    """The engine could not store the content of an insert, wherever it is tried again."""
+
+
+_TIMEOUT_EXCEEDED: Final = 159
+# Overload, shutdown, lost replicas, read-only tables, a full disk, wrong credentials, a database not there yet: they pass.
+_TRANSIENT: Final = frozenset(
+    {
+        74,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
+        75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
+        81,  # UNKNOWN_DATABASE
+        164,  # READONLY
+        202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+        209,  # SOCKET_TIMEOUT
+        210,  # NETWORK_ERROR
+        241,  # MEMORY_LIMIT_EXCEEDED
+        242,  # TABLE_IS_READ_ONLY
+        243,  # NOT_ENOUGH_SPACE
+        252,  # TOO_MANY_PARTS
+        285,  # TOO_FEW_LIVE_REPLICAS
+        319,  # UNKNOWN_STATUS_OF_INSERT
+        394,  # QUERY_WAS_CANCELLED
+        425,  # SYSTEM_ERROR
+        439,  # CANNOT_SCHEDULE_TASK
+        516,  # AUTHENTICATION_FAILED
+        999,  # KEEPER_EXCEPTION
+    }
+)
+_CONTENT: Final = frozenset(
+    {
+        6,  # CANNOT_PARSE_TEXT
+        26,  # CANNOT_PARSE_QUOTED_STRING
+        27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
+        38,  # CANNOT_PARSE_DATE
+        41,  # CANNOT_PARSE_DATETIME
+        69,  # ARGUMENT_OUT_OF_BOUND
+        70,  # CANNOT_CONVERT_TYPE
+        72,  # CANNOT_PARSE_NUMBER
+        117,  # INCORRECT_DATA
+        321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+        349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+        376,  # CANNOT_PARSE_UUID
+        395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+        407,  # DECIMAL_OVERFLOW
+    }
+)
+
+
+def failure(code: int, message: str) -> WarehouseError:
+    """What one of ClickHouse's error codes means to a caller."""
+    if code == _TIMEOUT_EXCEEDED:
+        return QueryTooLong(message)
+    if code in _TRANSIENT:
+        return WarehouseUnavailable(message)
+    return ContentRefused(message) if code in _CONTENT else StatementRefused(message)
+
+
+class Warehouse(Protocol):
+    """Where events are stored and questions are asked.
+
+    Every call is bounded in time and may be cancelled: a cancelled insert may or may not have been stored, which is
+    harmless, as inserting the same again changes nothing.
+    """
+
+    async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """The rows of a SELECT, by column name. Parameters are bound as `{name:Type}`.
+
+        Values come as int, float, str, bool, None, lists and dicts of them: queries cast everything else to these
+        (decimals and ids to text, times to milliseconds), so that both implementations answer alike.
+        Raises `WarehouseUnavailable`, `QueryTooLong`, `StatementRefused`.
+        """
+        ...
+
+    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+        """Runs a statement without a result (DDL, INSERT … SELECT) to its end. Raises as `query` does."""
+        ...
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        """Stores rows whose columns are String or Int64. Returns once the engine has acknowledged them to the end.
+
+        Raises as `query` does, and `ContentRefused` where the rows themselves are at fault.
+        """
+        ...
+
+    async def create_database(self) -> None:
+        """Makes sure that the configured database is there. Raises as `query` does."""
+        ...
+
+    async def close(self) -> None:
+        """Lets running calls end for a few seconds, then cuts them off."""
+        ...
+
+
+# The same for both implementations, so that they answer alike.
+SETTINGS: Final[Mapping[str, str | int]] = {
+    # An insert is stored when it is acknowledged, in one part, however many small blocks it came in.
+    "async_insert": 0,
+    "max_partitions_per_insert_block": 0,  # late events of many months must not fail a batch
+    # The partition follows from the sorting key's time: the same key never lies in two partitions.
+    "do_not_merge_across_partitions_select_final": 1,
+    # All parts of one statement see the same state of a table.
+    "enable_shared_storage_snapshot_in_query": 1,
+    "join_use_nulls": 1,
+    "max_query_size": 16_777_216,  # lists of ids are bound parameters of a statement
+}
+
+
+def parameter_text(value: Parameter) -> str:
+    """A parameter's value in the escaped text form that `{name:Type}` is read from."""
+    if isinstance(value, str):
+        return value.translate(_ESCAPES)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    return "[" + ",".join(quoted(item) if isinstance(item, str) else str(item) for item in value) + "]"
+
+
+def quoted(text: str) -> str:
+    """A string literal of ClickHouse's SQL."""
+    return "'" + text.translate(_ESCAPES).replace("'", "\\'") + "'"
+
+
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})

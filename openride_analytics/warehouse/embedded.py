@@ -1,0 +1,139 @@
+"""ClickHouse's engine inside the process (chdb-core), for the demo and for small installations.
+
+One folder belongs to one process. The engine releases the interpreter's lock while it works; each of
+a few threads keeps a session of its own, because one session serialises its queries.
+"""
+
+import asyncio
+import re
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from openride_analytics.warehouse import (
+    SETTINGS,
+    Parameters,
+    QueryTooLong,
+    Row,
+    Value,
+    WarehouseUnavailable,
+    failure,
+    parameter_text,
+)
+
+Session = Any  # chdb.session.Session, which comes without types
+
+_THREADS = 4
+_DATABASE = "openride"
+_CODE = re.compile(r"Code: (\d+)\.")
+
+T = TypeVar("T")
+
+
+class EmbeddedWarehouse:
+    """Keeps the promises of `Warehouse` on a folder of this machine."""
+
+    def __init__(self, folder: Path, *, query_timeout_seconds: float, insert_timeout_seconds: float) -> None:
+        from chdb.session import (
+            Session as ChdbSession,
+        )  # the `embedded` extra: a service with a server does without
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._query_timeout = query_timeout_seconds
+        self._insert_timeout = insert_timeout_seconds
+        self._new_session: Callable[[str], Session] = ChdbSession
+        self._local = threading.local()
+        self._sessions: list[Session] = []
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="warehouse")
+
+    async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """See `Warehouse.query`."""
+        bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}
+
+        def run(session: Session) -> list[Row]:
+            result = session.query(sql, "JSONCompact", params=bound)
+            answer = msgspec.json.decode(result.bytes())
+            names = [column["name"] for column in answer["meta"]]
+            return [dict(zip(names, row, strict=True)) for row in answer["data"]]
+
+        return await self._in_thread(run, self._query_timeout)
+
+    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+        """See `Warehouse.execute`."""
+        bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}
+        await self._in_thread(lambda session: session.query(statement, params=bound), self._insert_timeout)
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        """See `Warehouse.insert`."""
+
+        def run(session: Session) -> None:
+            with session.send_insert(f"INSERT INTO {table} ({', '.join(columns)})", "RowBinary") as inserter:
+                inserter.append(_row_binary(rows))
+                inserter.finish()
+
+        await self._in_thread(run, self._insert_timeout)
+
+    async def create_database(self) -> None:
+        """See `Warehouse.create_database`: each session makes sure of it."""
+
+    async def close(self) -> None:
+        """See `Warehouse.close`."""
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        for session in self._sessions:
+            session.close()
+        self._sessions.clear()
+
+    async def _in_thread(self, work: Callable[[Session], T], timeout_seconds: float) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_seconds + 1):  # the engine's own limit comes first
+                return await loop.run_in_executor(self._threads, lambda: work(self._session()))
+        except TimeoutError:
+            raise QueryTooLong("the embedded engine did not answer in time") from None
+        except RuntimeError as error:
+            code = _CODE.match(str(error))
+            if code is None:  # the pool of threads is shut down, the session is closed
+                raise WarehouseUnavailable(str(error)) from error
+            raise failure(int(code[1]), str(error)) from error
+
+    def _session(self) -> Session:
+        session: Session = getattr(self._local, "session", None)
+        if session is None:
+            session = self._new_session(str(self._folder))
+            session.query(f"CREATE DATABASE IF NOT EXISTS {_DATABASE} ENGINE = Atomic")
+            session.query(f"USE {_DATABASE}")
+            settings: dict[str, Any] = {
+                **SETTINGS,
+                "max_execution_time": self._query_timeout,
+                "output_format_json_quote_64bit_integers": 0,
+                "output_format_json_quote_denormals": 0,
+            }
+            for name, value in settings.items():
+                session.query(f"SET {name} = {value}")
+            self._local.session = session
+            self._sessions.append(session)
+        return session
+
+
+def _row_binary(rows: Sequence[Sequence[Value]]) -> bytes:
+    """ClickHouse's RowBinary for columns of Int64 and String."""
+    out = bytearray()
+    for row in rows:
+        for value in row:
+            if isinstance(value, int):
+                out += struct.pack("<q", value)
+                continue
+            text = value.encode() if isinstance(value, str) else value
+            length = len(text)
+            while length > 0x7F:
+                out.append(length & 0x7F | 0x80)
+                length >>= 7
+            out.append(length)
+            out += text
+    return bytes(out)

@@ -1,0 +1,175 @@
+"""ClickHouse over its native protocol, by asynch.
+
+asynch 0.4 believes an insert after the first packet of the answer, although the server may still fail it, and its
+pool can lose places when a caller is cancelled. So this module keeps a small pool of its own over asynch's
+protocol connection, reads each insert's answer to its end, and throws a connection away after any failure.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from asynch.errors import ClickHouseException, ServerException
+from asynch.proto.connection import Connection as ProtocolConnection
+from asynch.proto.protocol import ServerPacket
+
+from openride_analytics.config import ConfigError
+from openride_analytics.warehouse import (
+    SETTINGS,
+    Parameters,
+    QueryTooLong,
+    Row,
+    Value,
+    WarehouseUnavailable,
+    failure,
+    parameter_text,
+    quoted,
+)
+
+_CONNECT_TIMEOUT_SECONDS = 5.0
+_CLOSE_TIMEOUT_SECONDS = 5.0
+
+
+class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ignores
+    """asynch's connection, with inserts that are only done when the server says so to the end."""
+
+    async def process_insert_query(
+        self,
+        query_without_data: str,
+        data: Any,
+        external_tables: Any = None,
+        query_id: str | None = None,
+        types_check: bool = False,
+        columnar: bool = False,
+    ) -> int:
+        await self.send_query(query_without_data, query_id=query_id)  # type: ignore[no-untyped-call]
+        await self.send_external_tables(external_tables, types_check=types_check)  # type: ignore[no-untyped-call]
+        sample_block = await self.receive_sample_block()  # type: ignore[no-untyped-call]
+        inserted: int = await self.send_data(sample_block, data, types_check=types_check, columnar=columnar)  # type: ignore[no-untyped-call]
+        while True:
+            packet = await self._receive_packet()  # type: ignore[attr-defined]
+            if packet.exception:
+                raise packet.exception
+            if packet.type == ServerPacket.END_OF_STREAM:
+                return inserted
+
+
+class ServerWarehouse:
+    """Keeps the promises of `Warehouse` on a ClickHouse server.
+
+    `url` is `clickhouse://user:password@host:9000/database` (`clickhouses://` with TLS; `?verify=0` trusts any
+    certificate). Connections are opened when needed, at most `max_connections` at a time.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        query_timeout_seconds: float,
+        insert_timeout_seconds: float,
+        max_connections: int = 16,
+    ) -> None:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        self._options: dict[str, Any] = {
+            "host": parts.hostname or "127.0.0.1",
+            "port": parts.port,
+            "user": unquote(parts.username or "default"),
+            "password": unquote(parts.password or ""),
+            "database": _database(parts.path.strip("/")),
+            "secure": parts.scheme == "clickhouses",
+            "verify": options.get("verify", "1") != "0",
+            "ca_certs": options.get("ca_certs"),
+            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+            "send_receive_timeout": insert_timeout_seconds,
+            "client_name": "openride-analytics",
+        }
+        self._query_timeout = query_timeout_seconds
+        self._insert_timeout = insert_timeout_seconds
+        self._places = asyncio.Semaphore(max_connections)
+        self._max_connections = max_connections
+        self._idle: list[_Connection] = []
+
+    async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """See `Warehouse.query`."""
+        async with self._connection(self._query_timeout) as connection:
+            await _bind(connection, parameters)
+            rows, columns = await connection.execute(sql, with_column_types=True)
+            names = [name for name, _ in columns]
+            return [dict(zip(names, row, strict=True)) for row in rows]
+
+    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+        """See `Warehouse.execute`."""
+        async with self._connection(self._insert_timeout) as connection:
+            await _bind(connection, parameters)
+            await connection.execute(statement)
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        """See `Warehouse.insert`."""
+        async with self._connection(self._insert_timeout) as connection:
+            await connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES", list(rows))
+
+    async def create_database(self) -> None:
+        """See `Warehouse.create_database`."""
+        configured = self._options["database"]
+        self._options["database"] = "default"
+        try:
+            await self.execute(f"CREATE DATABASE IF NOT EXISTS `{configured}` ENGINE = Atomic")
+        finally:
+            self._options["database"] = configured
+            while self._idle:  # they stand in the default database
+                _abort(self._idle.pop())
+
+    async def close(self) -> None:
+        """See `Warehouse.close`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
+                for _ in range(self._max_connections):
+                    await self._places.acquire()
+        while self._idle:
+            _abort(self._idle.pop())
+
+    @contextlib.asynccontextmanager
+    async def _connection(self, timeout_seconds: float) -> AsyncIterator[_Connection]:
+        """A connection for one call: given back after success, thrown away after anything else."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._places:
+                connection = self._idle.pop() if self._idle else _Connection(**self._options)  # type: ignore[no-untyped-call]
+                connection.settings = {**SETTINGS, "max_execution_time": int(timeout_seconds) or 1}  # type: ignore[attr-defined]
+                try:
+                    yield connection
+                except BaseException:
+                    # The server stops a query whose client is gone; a half-read answer must not meet the next caller.
+                    _abort(connection)
+                    raise
+                self._idle.append(connection)
+        except ServerException as error:
+            raise failure(error.code or 0, str(error)) from error
+        except TimeoutError as error:
+            raise QueryTooLong(f"no answer within {timeout_seconds:g} s") from error
+        except (ClickHouseException, OSError, EOFError, BufferError, RuntimeError) as error:
+            raise WarehouseUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _database(name: str) -> str:
+    if name and not re.fullmatch(r"\w+", name, re.ASCII):
+        raise ConfigError(f"clickhouse.url: {name!r} is not a name for a database")
+    return name or "default"
+
+
+async def _bind(connection: _Connection, parameters: Parameters | None) -> None:
+    """Binds `{name:Type}` parameters on the connection: asynch itself would paste values into the text."""
+    if parameters:
+        bound = ", ".join(
+            f"param_{name} = {quoted(parameter_text(value))}" for name, value in parameters.items()
+        )
+        await connection.execute(f"SET {bound}")
+
+
+def _abort(connection: _Connection) -> None:
+    writer = getattr(connection.writer, "writer", None)  # type: ignore[attr-defined]
+    if writer is not None:
+        writer.transport.abort()

@@ -1,0 +1,19 @@
+"""Fixtures for all tests: the real servers, each started when the first test asks for it."""
+
+from tests.servers.clickhouse import clickhouse, clickhouse_url
+from tests.servers.kafka import kafka
+from tests.servers.postgres import postgres, postgres_url
+from tests.servers.redis import redis_server
+from tests.stores import embedded_folder, embedded_warehouse, server_warehouse
+
+__all__ = [
+    "clickhouse",
+    "clickhouse_url",
+    "embedded_folder",
+    "embedded_warehouse",
+    "kafka",
+    "postgres",
+    "postgres_url",
+    "redis_server",
+    "server_warehouse",
+]

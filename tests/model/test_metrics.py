@@ -1,0 +1,55 @@
+"""Every field of every metrics endpoint agrees with the naive model, whatever the stream looks like."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from tests.stores import disordered, empty, store
+
+from . import naive, streams
+from .asked import answer, differences
+from .periods import Question
+
+ENDPOINTS = ("users", "bookings", "payments", "trips", "drivers", "routes", "realtime")
+DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_the_service_agrees_with_the_model(endpoint: str, embedded_warehouse: EmbeddedWarehouse) -> None:
+    @settings(
+        max_examples=60,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(case=streams.cases(endpoint), seed=st.integers(0, 2**32), batches=st.integers(1, 4))
+    async def agrees(case: tuple[list[dict[str, Any]], Question], seed: int, batches: int) -> None:
+        events, question = case
+        await empty(embedded_warehouse)
+        await store(
+            embedded_warehouse, disordered(events, seed), batches=batches, currency=question.default_currency
+        )
+        actual = await answer(embedded_warehouse, endpoint, question)
+        for name in DEPENDS_ON_ARRIVAL:
+            actual["summary"].pop(name, None)
+        expected = getattr(naive, endpoint)(events, question)
+        found = differences(expected, actual)
+        assert not found, "\n".join(found)
+
+    await _run(agrees)
+
+
+async def _run(test: Any) -> None:
+    """Hypothesis drives synchronous functions; the engine needs the loop that runs already."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    inner = test.hypothesis.inner_test
+
+    def synchronous(**arguments: Any) -> None:
+        asyncio.run_coroutine_threadsafe(inner(**arguments), loop).result()
+
+    test.hypothesis.inner_test = synchronous
+    await asyncio.to_thread(test)

@@ -1,0 +1,89 @@
+"""ClickHouse with its native protocol, from the npm package that carries libchdb.so."""
+
+import os
+import platform
+import shutil
+import sys
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.servers.databases import drop_database, fresh_database
+from tests.servers.downloads import cached, run_client
+from tests.servers.process import HOST, Server, ServerUnavailableError, free_port, lent
+
+PROGRAM = Path(__file__).with_name("clickhouse_process.py")
+PACKAGE = "@chdb/lib-linux-x64-gnu"
+VERSION = "26.7.3-stable.1"
+DEFAULT_HTTP_PORT = 8123
+
+
+class ClickHouseServer(Server):
+    """A server at `url` (native protocol) and `http_port`, with an Atomic database `openride`.
+
+    This build aborts when a client breaks off inside a packet of the protocol: it hangs for some four seconds
+    and is gone. A test that does such things calls `ensure_running` before it goes on. (A client that breaks
+    off between two packets does no harm.) Replicated tables and ON CLUSTER are refused.
+    """
+
+    name = "ClickHouse"
+
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__(elsewhere=url is not None)
+        self.port = free_port()
+        self.http_port = free_port() if url is None else DEFAULT_HTTP_PORT
+        self.url = url or f"clickhouse://default:@{HOST}:{self.port}/openride"
+        self.address = urlsplit(self.url).netloc.rpartition("@")[2]
+
+    def command(self) -> list[str]:
+        library = cached(f"chdb-{VERSION}", _unpack_library) / "libchdb.so"
+        data = self.folder / "data"
+        ports = (str(self.port), str(self.http_port))
+        return [sys.executable, "-I", "-S", str(PROGRAM), str(library), str(data), *ports]
+
+    def ready(self) -> bool:
+        try:
+            made = self._over_http("CREATE DATABASE IF NOT EXISTS openride ENGINE = Atomic")
+        except httpx.TransportError:
+            return False
+        return made.is_success
+
+    def _over_http(self, query: str) -> httpx.Response:
+        return httpx.post(f"http://{HOST}:{self.http_port}/", content=query, timeout=5.0, trust_env=False)
+
+
+def _unpack_library(folder: Path) -> None:
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise ServerUnavailableError(f"{PACKAGE} is for Linux on x86-64")
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ServerUnavailableError(f"there is no npm on the PATH to fetch {PACKAGE} with")
+    run_client([npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", folder])
+    (packed,) = folder.glob("*.tgz")
+    with tarfile.open(packed) as package:
+        library = package.getmember("package/libchdb.so")
+        library.name = "libchdb.so"
+        package.extract(library, folder, filter="data")
+    packed.unlink()
+
+
+@pytest.fixture(scope="session")
+def clickhouse() -> Iterator[ClickHouseServer]:
+    """A ClickHouse server for the whole session; tests use `clickhouse_url` for a database of their own."""
+    with lent(ClickHouseServer(os.environ.get("OPENRIDE_TEST_CLICKHOUSE"))) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def clickhouse_url(clickhouse: ClickHouseServer) -> AsyncIterator[str]:
+    """The address of an empty database, for this test alone."""
+    clickhouse.ensure_running()
+    url = await fresh_database(clickhouse.url)
+    yield url
+    clickhouse.ensure_running()
+    await drop_database(url)

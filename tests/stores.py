@@ -1,0 +1,84 @@
+"""Warehouses for tests: the embedded engine and a real server, with the tables in place and nothing in them."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from openride_analytics.events import Acceptance, Event, decode
+from openride_analytics.ingest.pipeline import store_events
+from openride_analytics.migrations import load
+from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.server import ServerWarehouse
+
+TABLES = ("events", "driver_locations", "event_ids", "ingest_log", "dead_letters")
+NOW = datetime(2026, 4, 20, tzinfo=UTC)
+
+
+async def create_tables(warehouse: Warehouse) -> None:
+    """The migrations, without their record."""
+    for migration in load("clickhouse"):
+        for statement in migration.statements:
+            await warehouse.execute(statement)
+
+
+async def empty(warehouse: Warehouse) -> None:
+    """Forgets all that is stored."""
+    for table in TABLES:
+        await warehouse.execute(f"TRUNCATE TABLE {table}")
+
+
+def decoded(events: Sequence[dict[str, Any]], *, currency: str = "NGN") -> list[Event]:
+    """Events as the service takes them in at `NOW`, of any age."""
+    acceptance = Acceptance.at(NOW, currency=currency, keep_days=0)
+    return [decode(msgspec.json.encode(event), acceptance) for event in events]
+
+
+async def store(
+    warehouse: Warehouse, events: Sequence[dict[str, Any]], *, batches: int = 1, currency: str = "NGN"
+) -> None:
+    """Stores events in their order, in so many batches."""
+    accepted = [(event, 0) for event in decoded(events, currency=currency)]
+    size = -(-len(accepted) // batches) or 1
+    for start in range(0, len(accepted), size):
+        await store_events(warehouse, accepted[start : start + size])
+
+
+def disordered(events: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """The same events in another order, some of them twice."""
+    chance = random.Random(seed)
+    again = [event for event in events if chance.random() < 0.2]
+    mixed = [*events, *again]
+    chance.shuffle(mixed)
+    return mixed
+
+
+@pytest.fixture(scope="session")
+def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The process's one folder for the embedded engine."""
+    return tmp_path_factory.mktemp("clickhouse")
+
+
+@pytest_asyncio.fixture
+async def embedded_warehouse(embedded_folder: Path) -> AsyncIterator[EmbeddedWarehouse]:
+    """The embedded engine, empty."""
+    warehouse = EmbeddedWarehouse(embedded_folder, query_timeout_seconds=30, insert_timeout_seconds=60)
+    await create_tables(warehouse)
+    await empty(warehouse)
+    yield warehouse
+    await warehouse.close()
+
+
+@pytest_asyncio.fixture
+async def server_warehouse(clickhouse_url: str) -> AsyncIterator[ServerWarehouse]:
+    """A database of its own on the ClickHouse server."""
+    warehouse = ServerWarehouse(clickhouse_url, query_timeout_seconds=30, insert_timeout_seconds=60)
+    await create_tables(warehouse)
+    yield warehouse
+    await warehouse.close()
