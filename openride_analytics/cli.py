@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run.demo(port=options.port)
         if options.command == "ingest":
             kafka = _configured(options.config) if options.kafka else None
-            return asyncio.run(ingest_files.ingest(options.files, url=options.url, to_kafka=kafka))
+            return ingest_files.ingest(options.files, url=options.url, to_kafka=kafka)
         settings = _configured(options.config)
         if options.command == "check-config":
+            logging.disable()  # the drivers' complaints: each server gets its one line
             print(msgspec.json.format(msgspec.json.encode(config.without_secrets(settings))).decode())
             return asyncio.run(checks.check_servers(settings))
         logs.configure(settings.log)

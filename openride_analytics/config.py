@@ -52,9 +52,10 @@ class Server(_Section, frozen=True):
 
 
 class Storage(_Section, frozen=True):
-    """Where the embedded stores keep their files."""
+    """Where the embedded stores keep their files, and whether the service applies migrations itself."""
 
     data_dir: str = "data"
+    migrate_at_start: bool = True
 
 
 class ClickHouse(_Section, frozen=True):
@@ -63,14 +64,12 @@ class ClickHouse(_Section, frozen=True):
     url: str = ""
     query_timeout_seconds: Positive = 10.0
     insert_timeout_seconds: Positive = 60.0
-    migrate_at_start: bool = True
 
 
 class Postgres(_Section, frozen=True):
     """Without an address: a private server."""
 
     url: str = ""
-    migrate_at_start: bool = True
 
 
 class Redis(_Section, frozen=True):

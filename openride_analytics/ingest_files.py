@@ -27,15 +27,15 @@ _SHOWN_REJECTIONS: Final = 10
 _console = Console(stderr=True)
 
 
-async def ingest(files: Sequence[str], *, url: str, to_kafka: Config | None) -> int:
+def ingest(files: Sequence[str], *, url: str, to_kafka: Config | None) -> int:
     """Sends all files and prints what became of their events; 1 if some were rejected or could not be sent."""
     for name in files:
         if name != "-" and not Path(name).is_file():
             raise ConfigError(f"{name}: there is no such file")
     with _progress() as progress:
         if to_kafka is not None:
-            return await _to_kafka(files, to_kafka, progress)
-        return await _to_service(files, url, progress)
+            return asyncio.run(_to_kafka(files, to_kafka, progress))
+        return asyncio.run(_to_service(files, url, progress))
 
 
 async def _to_service(files: Sequence[str], url: str, progress: Progress) -> int:

@@ -20,7 +20,6 @@ from openride_analytics.config import Config, address_of
 from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
 from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.jobs import Jobs
-from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse, WarehouseError, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
@@ -128,12 +127,10 @@ class Service:
     async def _start(self) -> None:
         """Reaches the servers, however long that takes, then lets events in."""
         pause = _FIRST_PAUSE_SECONDS
-        while True:
+        pool: asyncpg.Pool[asyncpg.Record] | None = None
+        while pool is None:
             try:
-                await self._prepare()
-                break
-            except MigrationError:
-                raise
+                pool = await self._prepare()
             except (
                 WarehouseError,
                 OSError,
@@ -144,21 +141,21 @@ class Service:
                 log.warning(
                     "not_ready_yet", error=f"{type(error).__name__}: {error}"[:300], retry_seconds=pause
                 )
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
-        assert self._pool is not None  # _prepare has made it
-        self._jobs = Jobs(self._pool, self.warehouse)
+        self._jobs = Jobs(pool, self.warehouse)
         self._jobs.start()
         self.started.set()
         log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")
 
-    async def _prepare(self) -> None:
+    async def _prepare(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """Connects, brings the tables up to date, and returns the pool."""
         if self._pool is None:
             self._pool = await postgres.connect(await self._postgres_address())
-        if self.config.clickhouse.migrate_at_start and self.config.postgres.migrate_at_start:
+        if self.config.storage.migrate_at_start:
             for name in await migrations.migrate(self._pool, self.warehouse):
                 log.info("migrated", migration=name)
         elif missing := await migrations.pending(self._pool, self.warehouse):
@@ -167,6 +164,7 @@ class Service:
             )
         for table in await retention.apply(self.warehouse, self.config.retention):
             log.info("retention_applied", table=table)
+        return self._pool
 
     async def _postgres_address(self) -> str:
         if self.config.postgres.url:

@@ -189,10 +189,8 @@ class Platform:
         rng = self._rng
         user_id = self._journal.new_id()
         (habit,) = rng.choices(HABITS, weights=[habit.share for habit in HABITS])
-        if role == "DRIVER":
-            weights = self._out_weights
-        else:
-            weights = self._travel_weights if habit.travels else self._commuter_weights
+        rides = self._travel_weights if habit.travels else self._commuter_weights
+        weights = self._out_weights if role == "DRIVER" else rides
         # Even numbers lead from home to work.
         (corridor,) = rng.choices(range(len(CORRIDORS)), cum_weights=weights)
         corridor -= corridor % 2

@@ -22,8 +22,8 @@ from openride_analytics.warehouse import WarehouseError
 
 _DESCRIPTION = """Metrics of the carpooling platform.
 
-Every number is defined once; the same metric for the same period is the same everywhere. Periods are half-open, days are those of
-the `timezone`; rates are fractions and null where nothing is counted; money is exact, by currency, as text."""
+Every number is defined once; the same metric for the same period is the same everywhere. Periods are half-open, days
+are those of the `timezone`; rates are fractions and null where nothing is counted; money is exact, by currency, as text."""
 
 
 class _Timed(ASGIMiddleware):

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Final
 import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation
 from litestar.openapi.spec import Parameter as OpenAPIParameter
-from litestar.handlers import HTTPRouteHandler
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, question_key

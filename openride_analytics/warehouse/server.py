@@ -42,8 +42,8 @@ class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ig
         data: Any,
         external_tables: Any = None,
         query_id: str | None = None,
-        types_check: bool = False,
-        columnar: bool = False,
+        types_check: bool = False,  # noqa: FBT001, FBT002  # asynch's signature
+        columnar: bool = False,  # noqa: FBT001, FBT002
     ) -> int:
         await self.send_query(query_without_data, query_id=query_id)  # type: ignore[no-untyped-call]
         await self.send_external_tables(external_tables, types_check=types_check)  # type: ignore[no-untyped-call]
