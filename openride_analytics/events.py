@@ -431,8 +431,20 @@ def _refusal(error: Exception) -> BadEvent:
     return BadEvent("invalid_field", detail, field)
 
 
+_TEXT: Final = rb'"(?:[^"\\]|\\.)*+"?'
+
+
+def _value(depth: int) -> bytes:
+    """A pattern for a JSON value, cut off or not, with so many lists and objects inside each other."""
+    inner = rb"[^][{}\"]|" + _TEXT
+    for _ in range(depth):
+        inner = rb"[^][{}\"]|" + _TEXT + rb"|[\[{](?:" + inner + rb")*+[]}]?"
+    return _TEXT + rb"|[\[{](?:" + inner + rb")*+[]}]?|[^,}\r\n]+"
+
+
 _PERSONAL: Final = re.compile(
-    rb'("(?:phone|email|full_?name|card_?last_?4)"\s*:\s*)("(?:[^"\\]|\\.)*"?|[^,}\s]+)', re.IGNORECASE
+    rb'("(?:phone|email|full_?name|card_?last_?4)"\s*:\s*)(?:' + _value(depth=4) + rb")",
+    re.IGNORECASE | re.DOTALL,
 )
 
 

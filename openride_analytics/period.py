@@ -106,11 +106,14 @@ class Period:
 
     def _whole_days_before(self, back: int) -> datetime:
         """The start of the period of whole days so many before this one."""
-        wall_start, wall_end = self._wall(self.start), self._wall(self.end)
-        if wall_start.day == 1 and wall_end.day == 1:
-            months = (wall_end.year - wall_start.year) * 12 + wall_end.month - wall_start.month
-            return self._instant(datetime.combine(_add_months(wall_start.date(), -months * back), time()))
-        return self._instant(wall_start - (wall_end - wall_start) * back)
+        # By dates: where the clock is changed at midnight a day begins at another time.
+        first, after = self._wall(self.start).date(), self._wall(self.end).date()
+        if first.day == 1 and after.day == 1:
+            months = (after.year - first.year) * 12 + after.month - first.month
+            day = _add_months(first, -months * back)
+        else:
+            day = first - (after - first) * back
+        return self._instant(datetime.combine(day, time()))
 
     def last_days(self, count: int, now: datetime) -> list[datetime]:
         """The starts of `count` local days and the end of the last: the period's last day that has begun by `now`.
@@ -130,16 +133,17 @@ class Period:
         return list(zip(self.buckets, [*self.buckets[1:], self.end], strict=True)) if self.buckets else []
 
     def _next_boundary(self, at: datetime) -> datetime:
-        wall = self._wall(at)
         if self.granularity == "hour":
-            following = (
-                at
-                + timedelta(hours=1)
-                - timedelta(minutes=wall.minute, seconds=wall.second, microseconds=wall.microsecond)
-            )
-            beyond = self._wall(following).minute  # not 0 after a clock change of half an hour
-            return following - timedelta(minutes=beyond) if beyond and beyond < 60 else following
-        day = wall.date()
+            hour = timedelta(hours=1)
+            following = at + hour - self._past_the_hour(at)
+            beyond = self._past_the_hour(following)
+            if not beyond:
+                return following
+            # The clock was changed by half an hour: on to the hour, or in the middle of one.
+            changed = following - beyond
+            on_the_hour = changed > at and not self._past_the_hour(changed)
+            return changed if on_the_hour else following + hour - beyond
+        day = self._wall(at).date()
         if self.granularity == "day":
             day += timedelta(days=1)
         elif self.granularity == "week":
@@ -147,6 +151,10 @@ class Period:
         else:
             day = _add_months(day.replace(day=1), 1)
         return self._instant(datetime.combine(day, time()))
+
+    def _past_the_hour(self, at: datetime) -> timedelta:
+        wall = self._wall(at)
+        return timedelta(minutes=wall.minute, seconds=wall.second, microseconds=wall.microsecond)
 
     def _wall(self, at: datetime) -> datetime:
         return at.astimezone(self.timezone).replace(tzinfo=None)

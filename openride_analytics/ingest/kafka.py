@@ -161,7 +161,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             )
             for index, error in refused
         ]
-        stored = await self._pipeline.put(events, letters, arrived_ms)
+        stored = await self._pipeline.put_at_once(events, letters, arrived_ms)
         next_offset = records[-1].offset + 1
         self._next[partition] = next_offset
         self._in_flight.append(_InFlight(partition, next_offset, stored))

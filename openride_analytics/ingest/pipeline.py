@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 # Big enough that the client's cost per event is a byte copy, small enough that the server parses in parallel.
 CHUNK_EVENTS: Final = 1_000
 IDS_PER_QUERY: Final = 5_000
+MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 
@@ -65,6 +66,7 @@ class Pipeline:
         self._publish = publish
         self._waiting: list[Submission] = []
         self._waiting_events = 0
+        self._waiting_bytes = 0
         self._first_put = 0.0
         self._changed = asyncio.Condition()
         self._closing = False
@@ -72,21 +74,32 @@ class Pipeline:
 
     @property
     def has_room(self) -> bool:
-        """Whether `put` would not have to wait."""
-        return self._waiting_events < self._max_batch_events
+        """Whether less than a full batch is waiting."""
+        return self._waiting_events < self._max_batch_events and self._waiting_bytes < MAX_BATCH_BYTES
 
     async def put(
         self, events: Sequence[Event], dead_letters: Sequence[DeadLetter], arrived_ms: int
     ) -> "asyncio.Future[None]":
-        """Hands over events; waits while a full batch is waiting already. The future is done when all is stored."""
-        submission = Submission(events, dead_letters, arrived_ms)
+        """Hands over events as soon as there is room. The future is done when all of them are stored."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.has_room)
-            if not self._waiting:
-                self._first_put = monotonic()
-            self._waiting.append(submission)
-            self._waiting_events += len(events) + len(dead_letters)
-            self._changed.notify_all()
+            return self._add(Submission(events, dead_letters, arrived_ms))
+
+    async def put_at_once(
+        self, events: Sequence[Event], dead_letters: Sequence[DeadLetter], arrived_ms: int
+    ) -> "asyncio.Future[None]":
+        """The same without waiting: for a source that looks at `has_room` itself before it fetches more."""
+        async with self._changed:
+            return self._add(Submission(events, dead_letters, arrived_ms))
+
+    def _add(self, submission: Submission) -> "asyncio.Future[None]":
+        if not self._waiting:
+            self._first_put = monotonic()
+        self._waiting.append(submission)
+        self._waiting_events += len(submission.events) + len(submission.dead_letters)
+        self._waiting_bytes += sum(len(event.line) for event in submission.events)
+        self._waiting_bytes += sum(len(letter.record) for letter in submission.dead_letters)
+        self._changed.notify_all()
         return submission.stored
 
     async def run(self) -> None:
@@ -113,7 +126,7 @@ class Pipeline:
                     break
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), left)
-            batch, self._waiting, self._waiting_events = self._waiting, [], 0
+            batch, self._waiting, self._waiting_events, self._waiting_bytes = self._waiting, [], 0, 0
             self._changed.notify_all()
             return batch
 

@@ -145,17 +145,20 @@ WITH
             countIf(event_type = 'booking.cancelled') > 0 AS is_cancelled,
             countIf(event_type = 'booking.completed') > 0 AS is_completed,
             minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.created') AS created_ms,
-            groupUniqArrayIf(rider_id, event_type = 'booking.created') AS riders,
-            argMinIf(
-                (assumeNotNull(total_price), currency),
-                {first},
-                event_type = 'booking.confirmed' AND total_price IS NOT NULL
-            ) AS price,
+            argMinIf(assumeNotNull(total_price), {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS price,
+            argMinIf(currency, {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS price_currency,
             countIf(event_type = 'booking.confirmed' AND total_price IS NOT NULL) > 0 AS has_price,
             argMinIf(seats_booked, {first}, event_type = 'booking.confirmed') AS seats,
             argMinIf(cancelled_by, {first}, event_type = 'booking.cancelled' AND cancelled_by != '') AS canceller
         FROM in_period
         GROUP BY bucket, booking_id
+    ),
+    riders AS
+    (
+        SELECT bucket, uniqExact(rider_id) AS unique_riders
+        FROM in_period
+        WHERE event_type = 'booking.created'
+        GROUP BY bucket
     )
 SELECT
     bucket,
@@ -166,9 +169,9 @@ SELECT
     countIf(is_created AND confirmed_since) AS created_confirmed,
     countIf(is_created AND cancelled_since) AS created_cancelled,
     countIf(is_created AND completed_since) AS created_completed,
-    CAST(sumMapIf(map(price.2, price.1), has_price), 'Map(String, String)') AS value,
-    CAST(sumMapIf(map(price.2, toUInt64(1)), has_price), 'Map(String, UInt64)') AS priced,
-    uniqExactArray(riders) AS unique_riders,
+    CAST(sumMapIf(map(price_currency, price), has_price), 'Map(String, String)') AS value,
+    CAST(sumMapIf(map(price_currency, toUInt64(1)), has_price), 'Map(String, UInt64)') AS priced,
+    toUInt64(ifNull(any(riders.unique_riders), 0)) AS unique_riders,
     toUInt64(ifNull(sumIf(seats, is_confirmed), 0)) AS seats_booked,
     countIf(canceller = 'RIDER') AS by_rider,
     countIf(canceller = 'DRIVER') AS by_driver,
@@ -180,6 +183,7 @@ SELECT
     ) AS median_ms_to_confirm
 FROM bookings
 LEFT JOIN fates USING (booking_id)
+LEFT JOIN riders USING (bucket)
 GROUP BY bucket
 """
 

@@ -165,7 +165,8 @@ _TRIPS: Final = """
             argMinIf(driver_id, {first}, notEmpty(driver_id)) AS driver_id,
             argMin(distance_km, {first}) AS distance,
             countIf(driver_earnings IS NOT NULL) > 0 AS has_earnings,
-            argMinIf((assumeNotNull(driver_earnings), currency), {first}, driver_earnings IS NOT NULL) AS earned
+            argMinIf(assumeNotNull(driver_earnings), {first}, driver_earnings IS NOT NULL) AS earned,
+            argMinIf(currency, {first}, driver_earnings IS NOT NULL) AS earned_currency
         FROM
         (
             SELECT event_timestamp, event_id, trip_id, driver_id, distance_km, driver_earnings, currency
@@ -181,8 +182,8 @@ _TRIPS: Final = """
             driver_id,
             count() AS trips,
             ifNull(sum(distance), 0) AS distance_km,
-            sumMapIf(map(earned.2, earned.1), has_earnings) AS earnings,
-            sumMapIf(map(earned.2, toUInt64(1)), has_earnings) AS paid_trips
+            sumMapIf(map(earned_currency, earned), has_earnings) AS earnings,
+            sumMapIf(map(earned_currency, toUInt64(1)), has_earnings) AS paid_trips
         FROM trips
         GROUP BY driver_id
     )

@@ -50,12 +50,12 @@ _USERS: Final = """
 """
 
 _ORIGIN: Final = {
-    "city": "argMinIf(origin_city, (event_timestamp, event_id), origin_city != '') = {city:String}",
-    "state": "argMinIf(origin_state, (event_timestamp, event_id), origin_state != '') = {state:String}",
+    "city": "argMinIf(origin_city, {first}, origin_city != '') = {city:String}",
+    "state": "argMinIf(origin_state, {first}, origin_state != '') = {state:String}",
 }
 _HOME: Final = {
-    "city": "argMinIf(city, (event_timestamp, event_id), city != '') = {city:String}",
-    "state": "argMinIf(state, (event_timestamp, event_id), state != '') = {state:String}",
+    "city": "argMinIf(city, {first}, city != '') = {city:String}",
+    "state": "argMinIf(state, {first}, state != '') = {state:String}",
 }
 _ANY_EVENT: Final = {
     "route_id": "countIf(route_id = {route_id:UUID}) > 0",
@@ -71,7 +71,7 @@ def routes_kept(filters: Filters) -> str:
     conditions = {
         **_ORIGIN,
         "route_id": "route_id = {route_id:UUID}",
-        "driver_id": "argMin(driver_id, (event_timestamp, event_id)) = {driver_id:UUID}",
+        "driver_id": "argMin(driver_id, {first}) = {driver_id:UUID}",
     }
     return _kept("route_id", _ROUTES, [text for name, text in conditions.items() if name in filters.given])
 

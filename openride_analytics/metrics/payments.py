@@ -183,9 +183,8 @@ WITH
             countIf(event_type = 'payment.failed') > 0 AS is_failed,
             countIf(event_type = 'payment.refunded') > 0 AS is_refunded,
             countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
-            argMinIf(
-                (assumeNotNull(amount), currency), {first}, event_type = 'payment.success' AND amount IS NOT NULL
-            ) AS paid,
+            argMinIf(assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid,
+            argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency,
             sumMapIf(
                 map(currency, assumeNotNull(refund_amount)),
                 event_type = 'payment.refunded' AND refund_amount IS NOT NULL
@@ -220,7 +219,7 @@ SELECT
     ifNull(sum(processing_ms), 0) AS processing_ms_sum,
     if(timed_payments = 0, NULL, quantileExactInclusive(0.5)(processing_ms)) AS p50_processing_ms,
     if(timed_payments = 0, NULL, quantileExactInclusive(0.95)(processing_ms)) AS p95_processing_ms,
-    CAST(sumMapIf(map(paid.2, paid.1), has_amount), 'Map(String, String)') AS revenue,
+    CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue,
     CAST(sumMap(refunds), 'Map(String, String)') AS refunded_amount
 FROM timed
 GROUP BY bucket
@@ -241,9 +240,8 @@ WITH
             countIf(event_type = 'payment.success') > 0 AS is_succeeded,
             countIf(event_type = 'payment.failed') > 0 AS is_failed,
             countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
-            argMinIf(
-                (assumeNotNull(amount), currency), {first}, event_type = 'payment.success' AND amount IS NOT NULL
-            ) AS paid
+            argMinIf(assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid,
+            argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency
         FROM events FINAL
         WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed')
           AND {in_period}
@@ -258,7 +256,7 @@ SELECT
     countIf(is_failed) AS failed,
     countIf(is_initiated AND ifNull(succeeded_ever OR failed_ever, false)) AS initiated_with_outcome,
     countIf(is_initiated AND ifNull(succeeded_ever, false)) AS initiated_succeeded,
-    CAST(sumMapIf(map(paid.2, paid.1), has_amount), 'Map(String, String)') AS revenue
+    CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue
 FROM by_value
 LEFT JOIN fates USING (payment_id)
 GROUP BY breakdown

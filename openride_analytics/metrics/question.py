@@ -29,8 +29,14 @@ IN_PERIOD: Final = """event_timestamp >= fromUnixTimestamp64Milli({start:Int64})
 
 BEFORE_END: Final = "event_timestamp < fromUnixTimestamp64Milli({end:Int64})"
 
-FIRST: Final = "(event_timestamp, event_id)"
-"""argMin by this is "the first event's": unknown values are skipped, ties go to the lower id."""
+FIRST: Final = (
+    "bitShiftLeft(toUInt128(toUnixTimestamp64Milli(event_timestamp)), 64)"
+    " + bitShiftRight(reinterpretAsUInt128(event_id), 64)"
+)
+"""argMin by this is "the first event's": unknown values are skipped, ties go to the lower second half of the id.
+
+Time and half an id in one number: comparing the tuple (event_timestamp, event_id) takes ten times as long.
+"""
 
 LATEST: Final = "(event_timestamp, event_type, event_id)"
 

@@ -80,7 +80,8 @@ WITH
     ),
     paid AS
     (
-        SELECT argMin((assumeNotNull(amount), currency), {first}) AS price
+        SELECT argMin(assumeNotNull(amount), {first}) AS price,
+ argMin(currency, {first}) AS price_currency
         FROM in_window
         WHERE event_type = 'payment.success' AND amount IS NOT NULL
         GROUP BY payment_id
@@ -121,7 +122,7 @@ SELECT
         event_type IN ('booking.created', 'payment.initiated', 'trip.started', 'trip.completed')
         OR event_type IN ('booking.cancelled', 'trip.cancelled') AND cancelled_by = 'RIDER'
     ) AS active_riders,
-    (SELECT CAST(sumMap(map(price.2, price.1)), 'Map(String, String)') FROM paid) AS revenue,
+    (SELECT CAST(sumMap(map(price_currency, price)), 'Map(String, String)') FROM paid) AS revenue,
     (
         SELECT count()
         FROM under_way

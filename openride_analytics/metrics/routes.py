@@ -273,7 +273,8 @@ WITH
             payment_id,
             argMin(booking_id, {first}) AS booking_id,
             countIf(amount IS NOT NULL) > 0 AS has_amount,
-            argMinIf((assumeNotNull(amount), currency), {first}, amount IS NOT NULL) AS paid
+            argMinIf(assumeNotNull(amount), {first}, amount IS NOT NULL) AS paid,
+            argMinIf(currency, {first}, amount IS NOT NULL) AS paid_currency
         FROM
         (
             SELECT event_timestamp, event_id, payment_id, booking_id, amount, currency
@@ -290,7 +291,7 @@ WITH
     ),
     revenues AS
     (
-        SELECT route_id, CAST(sumMapIf(map(paid.2, paid.1), has_amount), 'Map(String, String)') AS revenue
+        SELECT route_id, CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue
         FROM payments
         INNER JOIN booked USING (booking_id)
         WHERE route_id IN (SELECT route_id FROM popular)

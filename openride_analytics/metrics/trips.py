@@ -121,17 +121,11 @@ WITH
             argMinIf(duration_minutes, {first}, event_type = 'trip.completed') AS duration,
             argMinIf(distance_km, {first}, event_type = 'trip.completed') AS distance,
             countIf(event_type = 'trip.completed' AND driver_earnings IS NOT NULL) > 0 AS has_earnings,
-            argMinIf(
-                (assumeNotNull(driver_earnings), currency),
-                {first},
-                event_type = 'trip.completed' AND driver_earnings IS NOT NULL
-            ) AS earnings,
+            argMinIf(assumeNotNull(driver_earnings), {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL) AS earnings,
+            argMinIf(currency, {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL) AS earnings_currency,
             countIf(event_type = 'trip.completed' AND platform_commission IS NOT NULL) > 0 AS has_commission,
-            argMinIf(
-                (assumeNotNull(platform_commission), currency),
-                {first},
-                event_type = 'trip.completed' AND platform_commission IS NOT NULL
-            ) AS commission
+            argMinIf(assumeNotNull(platform_commission), {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL) AS commission,
+            argMinIf(currency, {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL) AS commission_currency
         FROM in_period
         GROUP BY bucket, trip_id
     )
@@ -149,8 +143,8 @@ SELECT
     if(count(distance) = 0, NULL, quantileExactInclusive(0.95)(distance)) AS p95_distance,
     countIf(is_started AND late_ms IS NOT NULL) AS departures_known,
     countIf(is_started AND late_ms <= {on_time_minutes:Int64} * 60000) AS on_time,
-    CAST(sumMapIf(map(earnings.2, earnings.1), has_earnings), 'Map(String, String)') AS driver_earnings,
-    CAST(sumMapIf(map(commission.2, commission.1), has_commission), 'Map(String, String)') AS platform_commission
+    CAST(sumMapIf(map(earnings_currency, earnings), has_earnings), 'Map(String, String)') AS driver_earnings,
+    CAST(sumMapIf(map(commission_currency, commission), has_commission), 'Map(String, String)') AS platform_commission
 FROM trips
 GROUP BY bucket
 """
