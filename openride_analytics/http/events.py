@@ -41,7 +41,11 @@ class Receipt(Struct, kw_only=True):
 
     accepted: Annotated[int, Meta(description="Records stored, or stored before.", examples=[98])]
     duplicates_possible: Annotated[
-        bool, Meta(description="Always true: events stored before are accepted again and change nothing.")
+        bool,
+        Meta(
+            description="Always true: events stored before are accepted again and change nothing.",
+            examples=[True],
+        ),
     ]
     rejected: Annotated[list[Rejection], Meta(description="The others, which are dead letters now.")]
 

@@ -7,22 +7,22 @@ from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import bookings_kept
 from openride_analytics.metrics.question import (
-    Answer,
+    BREAKDOWNS,
+    PREVIOUS,
+    SERIES,
+    SUMMARY,
+    AnswerHead,
     BucketStart,
     Money,
     NoBreakdowns,
     Partial,
+    PreviousHead,
     Question,
-    compared,
-    data_through,
+    answer_by_bucket,
     mean_money,
     money,
-    period_answer,
     rate,
-    rows_by_bucket,
-    series,
     statement,
-    whole,
 )
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -96,7 +96,19 @@ class BookingBucket(BookingMetrics, kw_only=True):
     partial: Partial
 
 
-BookingsAnswer = Answer[BookingMetrics, BookingBucket, NoBreakdowns]
+class PreviousBookings(PreviousHead, kw_only=True):
+    """The period before."""
+
+    summary: Annotated[BookingMetrics, SUMMARY]
+
+
+class BookingsAnswer(AnswerHead, kw_only=True):
+    """What `GET /v1/metrics/bookings` answers."""
+
+    summary: Annotated[BookingMetrics, SUMMARY]
+    previous: Annotated[PreviousBookings | None, PREVIOUS]
+    series: Annotated[list[BookingBucket], SERIES]
+    breakdowns: Annotated[NoBreakdowns, BREAKDOWNS]
 
 
 # created, confirmed, cancelled, completed: distinct bookings with that event in the span. Cohort rates follow the
@@ -145,11 +157,17 @@ WITH
             countIf(event_type = 'booking.cancelled') > 0 AS is_cancelled,
             countIf(event_type = 'booking.completed') > 0 AS is_completed,
             minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.created') AS created_ms,
-            argMinIf(assumeNotNull(total_price), {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS price,
-            argMinIf(currency, {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS price_currency,
+            argMinIf(
+                assumeNotNull(total_price), {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL
+            ) AS price,
+            argMinIf(
+                currency, {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL
+            ) AS price_currency,
             countIf(event_type = 'booking.confirmed' AND total_price IS NOT NULL) > 0 AS has_price,
             argMinIf(seats_booked, {first}, event_type = 'booking.confirmed') AS seats,
-            argMinIf(cancelled_by, {first}, event_type = 'booking.cancelled' AND cancelled_by != '') AS canceller
+            argMinIf(
+                cancelled_by, {first}, event_type = 'booking.cancelled' AND cancelled_by != ''
+            ) AS canceller
         FROM in_period
         GROUP BY bucket, booking_id
     ),
@@ -190,19 +208,15 @@ GROUP BY bucket
 
 async def ask(warehouse: Warehouse, question: Question) -> BookingsAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
-    sql = statement(_SQL, kept=bookings_kept(question.filters))
-    rows = await rows_by_bucket(warehouse, sql, question)
-
-    async def summarise(asked: Question) -> BookingMetrics:
-        return BookingMetrics(**whole(asked, await rows_by_bucket(warehouse, sql, asked), _shape))
-
-    return Answer(
-        period=period_answer(question.period),
-        data_through=through,
-        summary=BookingMetrics(**whole(question, rows, _shape)),
-        previous=await compared(question, summarise),
-        series=series(question, rows, BookingBucket, _shape),
+    return await answer_by_bucket(
+        warehouse,
+        question,
+        statement(_SQL, kept=bookings_kept(question.filters)),
+        _shape,
+        answer=BookingsAnswer,
+        summary=BookingMetrics,
+        previous=PreviousBookings,
+        item=BookingBucket,
         breakdowns=NoBreakdowns(),
     )
 

@@ -1,5 +1,6 @@
 """Drivers: who drives, what they earn, who stays. `GET /v1/metrics/drivers`."""
 
+import asyncio
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, get_args
@@ -8,10 +9,15 @@ from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.question import (
-    Answer,
+    BREAKDOWNS,
+    PREVIOUS,
+    SERIES,
+    SUMMARY,
+    AnswerHead,
     Bucket,
     Money,
     NoBreakdowns,
+    PreviousHead,
     Question,
     compared,
     data_through,
@@ -129,10 +135,20 @@ class TopDriver(Struct, kw_only=True):
     earnings: Annotated[Money, Meta(description="Their summed earnings.", examples=[{"NGN": "31500.00"}])]
 
 
-class DriversAnswer(Answer[DriverMetrics, DriverBucket, NoBreakdowns], kw_only=True):
+class PreviousDrivers(PreviousHead, kw_only=True):
+    """The period before."""
+
+    summary: Annotated[DriverMetrics, SUMMARY]
+
+
+class DriversAnswer(AnswerHead, kw_only=True):
     """What `GET /v1/metrics/drivers` answers."""
 
-    top: list[TopDriver]
+    summary: Annotated[DriverMetrics, SUMMARY]
+    previous: Annotated[PreviousDrivers | None, PREVIOUS]
+    series: Annotated[list[DriverBucket], SERIES]
+    breakdowns: Annotated[NoBreakdowns, BREAKDOWNS]
+    top: Annotated[list[TopDriver], Meta(description="The first drivers by `sort`, `limit` of them.")]
 
 
 _SERIES: Final = """
@@ -269,27 +285,28 @@ GROUP BY day
 
 async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
     kept = _kept(question)
-    rows = await rows_by_bucket(warehouse, statement(_SERIES, kept=kept), question)
-    top = await warehouse.query(
-        statement(_TOP, trips=_TRIPS, kept=kept, order=_ORDERS[question.sort]),
-        {
-            **question.parameters,
-            "limit": question.limit,
-            "sort_currency": question.filters.currency or question.default_currency,
-        },
-    )
+    sql = statement(_SERIES, kept=kept)
+    ranking = {
+        **question.parameters,
+        "limit": question.limit,
+        "sort_currency": question.filters.currency or question.default_currency,
+    }
 
     async def summarise(asked: Question) -> DriverMetrics:
-        sql = statement(_SERIES, kept=kept)
         return await _summary(warehouse, asked, await rows_by_bucket(warehouse, sql, asked))
 
+    through, rows, top, previous = await asyncio.gather(
+        data_through(warehouse),
+        rows_by_bucket(warehouse, sql, question),
+        warehouse.query(statement(_TOP, trips=_TRIPS, kept=kept, order=_ORDERS[question.sort]), ranking),
+        compared(question, summarise, PreviousDrivers),
+    )
     return DriversAnswer(
         period=period_answer(question.period),
         data_through=through,
         summary=await _summary(warehouse, question, rows),
-        previous=await compared(question, summarise),
+        previous=previous,
         series=series(question, rows, DriverBucket, _shape),
         breakdowns=NoBreakdowns(),
         top=[
@@ -312,15 +329,17 @@ def _kept(question: Question) -> str:
 
 async def _summary(warehouse: Warehouse, question: Question, rows: dict[int, Row]) -> DriverMetrics:
     kept = _kept(question)
-    earnings = await warehouse.query(
-        statement(_EARNINGS, trips=_TRIPS, kept=kept),
-        {**question.parameters, "percentiles": list(_PERCENTILES.values())},
+    earnings, retention = await asyncio.gather(
+        warehouse.query(
+            statement(_EARNINGS, trips=_TRIPS, kept=kept),
+            {**question.parameters, "percentiles": list(_PERCENTILES.values())},
+        ),
+        warehouse.query(
+            statement(_RETENTION, kept=kept),
+            {**question.parameters, "now": milliseconds(question.now), "days": list(_RETENTION_DAYS)},
+        ),
     )
     by_currency = _in_currency(question, {row["currency"]: row for row in earnings})
-    retention = await warehouse.query(
-        statement(_RETENTION, kept=kept),
-        {**question.parameters, "now": milliseconds(question.now), "days": list(_RETENTION_DAYS)},
-    )
     by_day = {row["day"]: row for row in retention}
     return DriverMetrics(
         **whole(question, rows, _shape),

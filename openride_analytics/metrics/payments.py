@@ -7,21 +7,21 @@ from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import payments_kept
 from openride_analytics.metrics.question import (
-    Answer,
+    BREAKDOWNS,
+    PREVIOUS,
+    SERIES,
+    SUMMARY,
+    AnswerHead,
     BucketStart,
     Money,
     Partial,
+    PreviousHead,
     Question,
-    compared,
-    data_through,
+    answer_by_bucket,
     minus,
     money,
-    period_answer,
     rate,
-    rows_by_bucket,
-    series,
     statement,
-    whole,
 )
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -121,12 +121,27 @@ class FailuresBy(Struct, kw_only=True):
 class PaymentBreakdowns(Struct, kw_only=True):
     """Of the whole period."""
 
-    payment_method: list[PaymentsBy]
-    provider: list[PaymentsBy]
-    error_code: list[FailuresBy]
+    payment_method: Annotated[list[PaymentsBy], Meta(description="By payment method, the most used first.")]
+    provider: Annotated[list[PaymentsBy], Meta(description="By provider, the most used first.")]
+    error_code: Annotated[
+        list[FailuresBy], Meta(description="Failures by their code, the most frequent first.")
+    ]
 
 
-PaymentsAnswer = Answer[PaymentMetrics, PaymentBucket, PaymentBreakdowns]
+class PreviousPayments(PreviousHead, kw_only=True):
+    """The period before."""
+
+    summary: Annotated[PaymentMetrics, SUMMARY]
+
+
+class PaymentsAnswer(AnswerHead, kw_only=True):
+    """What `GET /v1/metrics/payments` answers."""
+
+    summary: Annotated[PaymentMetrics, SUMMARY]
+    previous: Annotated[PreviousPayments | None, PREVIOUS]
+    series: Annotated[list[PaymentBucket], SERIES]
+    breakdowns: Annotated[PaymentBreakdowns, BREAKDOWNS]
+
 
 # What became of the payments that were initiated or succeeded in the period, at any time.
 _FATES: Final = """
@@ -183,8 +198,12 @@ WITH
             countIf(event_type = 'payment.failed') > 0 AS is_failed,
             countIf(event_type = 'payment.refunded') > 0 AS is_refunded,
             countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
-            argMinIf(assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid,
-            argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency,
+            argMinIf(
+                assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL
+            ) AS paid,
+            argMinIf(
+                currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL
+            ) AS paid_currency,
             sumMapIf(
                 map(currency, assumeNotNull(refund_amount)),
                 event_type = 'payment.refunded' AND refund_amount IS NOT NULL
@@ -240,8 +259,12 @@ WITH
             countIf(event_type = 'payment.success') > 0 AS is_succeeded,
             countIf(event_type = 'payment.failed') > 0 AS is_failed,
             countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
-            argMinIf(assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid,
-            argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency
+            argMinIf(
+                assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL
+            ) AS paid,
+            argMinIf(
+                currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL
+            ) AS paid_currency
         FROM events FINAL
         WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed')
           AND {in_period}
@@ -282,31 +305,30 @@ GROUP BY error_code
 
 async def ask(warehouse: Warehouse, question: Question) -> PaymentsAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
     kept = payments_kept(question.filters)
-    sql = statement(_SQL, fates=_FATES, kept=kept)
-    rows = await rows_by_bucket(warehouse, sql, question)
-    breakdowns = await warehouse.query(statement(_BREAKDOWNS, fates=_FATES, kept=kept), question.parameters)
-    breakdowns.sort(key=_most_first)
+    rows = await warehouse.query(statement(_BREAKDOWNS, fates=_FATES, kept=kept), question.parameters)
+    return await answer_by_bucket(
+        warehouse,
+        question,
+        statement(_SQL, fates=_FATES, kept=kept),
+        _shape,
+        answer=PaymentsAnswer,
+        summary=PaymentMetrics,
+        previous=PreviousPayments,
+        item=PaymentBucket,
+        breakdowns=_breakdowns(sorted(rows, key=_most_first)),
+    )
 
-    async def summarise(asked: Question) -> PaymentMetrics:
-        return PaymentMetrics(**whole(asked, await rows_by_bucket(warehouse, sql, asked), _shape))
 
-    return Answer(
-        period=period_answer(question.period),
-        data_through=through,
-        summary=PaymentMetrics(**whole(question, rows, _shape)),
-        previous=await compared(question, summarise),
-        series=series(question, rows, PaymentBucket, _shape),
-        breakdowns=PaymentBreakdowns(
-            payment_method=[_payments_by(row) for row in breakdowns if row["what"] == "payment_method"],
-            provider=[_payments_by(row) for row in breakdowns if row["what"] == "provider"],
-            error_code=[
-                FailuresBy(value=row["value"] or None, failed=row["failed"])
-                for row in breakdowns
-                if row["what"] == "error_code"
-            ],
-        ),
+def _breakdowns(rows: list[Row]) -> PaymentBreakdowns:
+    return PaymentBreakdowns(
+        payment_method=[_payments_by(row) for row in rows if row["what"] == "payment_method"],
+        provider=[_payments_by(row) for row in rows if row["what"] == "provider"],
+        error_code=[
+            FailuresBy(value=row["value"] or None, failed=row["failed"])
+            for row in rows
+            if row["what"] == "error_code"
+        ],
     )
 
 

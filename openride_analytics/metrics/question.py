@@ -5,11 +5,12 @@ each row into its own bucket and into `WHOLE`. Summary and series so come from t
 state of the store, and a thing that happened twice counts once in each.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -136,31 +137,35 @@ DataThrough = Annotated[
     ),
 ]
 
-Summary = TypeVar("Summary")
-Item = TypeVar("Item")
-Breakdowns = TypeVar("Breakdowns")
+SUMMARY: Final = Meta(description="Over the whole period.")
+PREVIOUS: Final = Meta(description="The period before, with `compare=previous`; else null.")
+SERIES: Final = Meta(
+    description="One item a bucket, in order, empty ones too; empty with `granularity=none`."
+)
+BREAKDOWNS: Final = Meta(description="The whole period by a property; empty where the endpoint has none.")
 
 
-class Previous(Struct, Generic[Summary], kw_only=True):
-    """The period before, on request (`compare=previous`)."""
+class AnswerHead(Struct, kw_only=True):
+    """What every answer begins with."""
 
-    period: PreviousPeriod
-    summary: Summary
+    period: Annotated[PeriodAnswer, Meta(description="The period that was answered for.")]
+    data_through: DataThrough
+
+
+class PreviousHead(Struct, kw_only=True):
+    """What every comparison begins with."""
+
+    period: Annotated[PreviousPeriod, Meta(description="The span that was compared with.")]
 
 
 class NoBreakdowns(Struct, kw_only=True):
     """This endpoint has none."""
 
 
-class Answer(Struct, Generic[Summary, Item, Breakdowns], kw_only=True):
-    """What a metrics endpoint answers."""
-
-    period: PeriodAnswer
-    data_through: DataThrough
-    summary: Summary
-    previous: Previous[Summary] | None
-    series: list[Item]
-    breakdowns: Breakdowns
+A = TypeVar("A")
+P = TypeVar("P")
+S = TypeVar("S")
+Item = TypeVar("Item")
 
 
 def period_answer(period: Period) -> PeriodAnswer:
@@ -220,14 +225,46 @@ def whole(
 
 
 async def compared(
-    question: Question, summarise: Callable[[Question], Awaitable[Summary]]
-) -> Previous[Summary] | None:
-    """The summary of the period before, if the question asks for it."""
+    question: Question, summarise: Callable[[Question], Awaitable[S]], previous: Callable[..., P]
+) -> P | None:
+    """`previous` with the summary of the period before, if the question asks for it."""
     if not question.compare:
         return None
     before = question.before()
     period = PreviousPeriod(start=instant_text(before.period.start), end=instant_text(before.period.end))
-    return Previous(period=period, summary=await summarise(before))
+    return previous(period=period, summary=await summarise(before))
+
+
+async def answer_by_bucket(
+    warehouse: Warehouse,
+    question: Question,
+    sql: str,
+    shape: Callable[..., dict[str, Any]],
+    *,
+    answer: Callable[..., A],
+    summary: Callable[..., S],
+    previous: Callable[..., Any],
+    item: Callable[..., Any],
+    breakdowns: Struct,
+) -> A:
+    """The answer where one statement says it all: its row for the whole period is the summary, the others the series."""
+
+    async def summarise(asked: Question) -> S:
+        return summary(**whole(asked, await rows_by_bucket(warehouse, sql, asked), shape))
+
+    through, rows, before = await asyncio.gather(
+        data_through(warehouse),
+        rows_by_bucket(warehouse, sql, question),
+        compared(question, summarise, previous),
+    )
+    return answer(
+        period=period_answer(question.period),
+        data_through=through,
+        summary=summary(**whole(question, rows, shape)),
+        previous=before,
+        series=series(question, rows, item, shape),
+        breakdowns=breakdowns,
+    )
 
 
 async def data_through(warehouse: Warehouse) -> str | None:
@@ -237,7 +274,7 @@ async def data_through(warehouse: Warehouse) -> str | None:
     newest event that counts. Almost always one hour will do: further back only where the newest rows lost to others
     under the same id.
     """
-    newest = [await _newest(warehouse, table) for table in ("events", "driver_locations")]
+    newest = await asyncio.gather(_newest(warehouse, "events"), _newest(warehouse, "driver_locations"))
     known = [ms for ms in newest if ms is not None]
     return instant_text(from_milliseconds(max(known))) if known else None
 

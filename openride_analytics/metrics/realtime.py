@@ -1,13 +1,14 @@
 """Realtime: what is going on just now. `GET /v1/metrics/realtime`."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from openride_analytics.metrics.question import (
-    Answer,
+    AnswerHead,
     Bucket,
     Money,
     NoBreakdowns,
@@ -61,7 +62,16 @@ class RealtimeMetrics(Struct, kw_only=True):
     ]
 
 
-RealtimeAnswer = Answer[RealtimeMetrics, Bucket, NoBreakdowns]
+class RealtimeAnswer(AnswerHead, kw_only=True):
+    """What `GET /v1/metrics/realtime` answers, in the shape of all metrics."""
+
+    summary: Annotated[RealtimeMetrics, Meta(description="Over the window.")]
+    previous: Annotated[None, Meta(description="Always null.")] = None
+    series: Annotated[list[Bucket], Meta(description="Always empty.")] = field(default_factory=list)
+    breakdowns: Annotated[NoBreakdowns, Meta(description="Always empty.")] = field(
+        default_factory=NoBreakdowns
+    )
+
 
 _SQL: Final = """
 WITH
@@ -166,12 +176,14 @@ class RealtimeQuestion:
 
 async def ask(warehouse: Warehouse, question: RealtimeQuestion) -> RealtimeAnswer:
     """Answers for the window; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
     now = {"now": milliseconds(question.period.end)}
-    row = (await warehouse.query(statement(_SQL), {**now, "window_minutes": question.window_minutes}))[0]
-    ingest = (await warehouse.query(_INGEST, now))[0]
+    through, (row,), (ingest,) = await asyncio.gather(
+        data_through(warehouse),
+        warehouse.query(statement(_SQL), {**now, "window_minutes": question.window_minutes}),
+        warehouse.query(_INGEST, now),
+    )
     lag_ms = ingest["lag_ms"]
-    return Answer(
+    return RealtimeAnswer(
         period=period_answer(question.period),
         data_through=through,
         summary=RealtimeMetrics(
@@ -182,7 +194,4 @@ async def ask(warehouse: Warehouse, question: RealtimeQuestion) -> RealtimeAnswe
                 "ingest_lag_seconds": None if lag_ms is None else lag_ms / 1000,
             }
         ),
-        previous=None,
-        series=[],
-        breakdowns=NoBreakdowns(),
     )

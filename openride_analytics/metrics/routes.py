@@ -1,5 +1,6 @@
 """Routes: which there are, which people book, how full they drive. `GET /v1/metrics/routes`."""
 
+import asyncio
 from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -8,10 +9,15 @@ from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import routes_kept
 from openride_analytics.metrics.question import (
-    Answer,
+    BREAKDOWNS,
+    PREVIOUS,
+    SERIES,
+    SUMMARY,
+    AnswerHead,
     BucketStart,
     Money,
     Partial,
+    PreviousHead,
     Question,
     compared,
     data_through,
@@ -85,8 +91,10 @@ class RoutesInState(Struct, kw_only=True):
 class RouteBreakdowns(Struct, kw_only=True):
     """At the end of the period."""
 
-    by_city: list[RoutesInCity]
-    by_state: list[RoutesInState]
+    by_city: Annotated[list[RoutesInCity], Meta(description="By the city they begin in, most routes first.")]
+    by_state: Annotated[
+        list[RoutesInState], Meta(description="By the state they begin in, most routes first.")
+    ]
 
 
 class PopularRoute(Struct, kw_only=True):
@@ -109,10 +117,20 @@ class PopularRoute(Struct, kw_only=True):
     utilization: Utilization
 
 
-class RoutesAnswer(Answer[RouteMetrics, RouteBucket, RouteBreakdowns], kw_only=True):
+class PreviousRoutes(PreviousHead, kw_only=True):
+    """The period before."""
+
+    summary: Annotated[RouteMetrics, SUMMARY]
+
+
+class RoutesAnswer(AnswerHead, kw_only=True):
     """What `GET /v1/metrics/routes` answers."""
 
-    popular: list[PopularRoute]
+    summary: Annotated[RouteMetrics, SUMMARY]
+    previous: Annotated[PreviousRoutes | None, PREVIOUS]
+    series: Annotated[list[RouteBucket], SERIES]
+    breakdowns: Annotated[RouteBreakdowns, BREAKDOWNS]
+    popular: Annotated[list[PopularRoute], Meta(description="The routes most booked, `limit` of them.")]
 
 
 _COUNTS: Final = """
@@ -346,32 +364,35 @@ ORDER BY bookings DESC, route
 
 async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
     kept = routes_kept(question.filters)
     counts = statement(_COUNTS, kept=kept)
     standing = statement(_STANDING, active=_ACTIVE, departures=_DEPARTURES, kept=kept)
-    places = await warehouse.query(statement(_PLACES, active=_ACTIVE, kept=kept), question.parameters)
-    places.sort(key=_most_first)
-    popular = await warehouse.query(
-        statement(_POPULAR, departures=_DEPARTURES, kept=kept),
-        {**question.parameters, "limit": question.limit},
-    )
-    rows = await rows_by_bucket(warehouse, counts, question)
 
-    async def summarise(asked: Question) -> RouteMetrics:
-        at_end = (await warehouse.query(standing, asked.parameters))[0]
-        of_period = rows if asked is question else await rows_by_bucket(warehouse, counts, asked)
+    async def summarise(asked: Question, rows: dict[int, Row]) -> RouteMetrics:
+        (at_end,) = await warehouse.query(standing, asked.parameters)
         return RouteMetrics(
-            **whole(asked, of_period, _shape),
+            **whole(asked, rows, _shape),
             active_routes=at_end["active_routes"],
             utilization=at_end["utilization"],
         )
 
+    async def summarise_before(before: Question) -> RouteMetrics:
+        return await summarise(before, await rows_by_bucket(warehouse, counts, before))
+
+    popular = statement(_POPULAR, departures=_DEPARTURES, kept=kept)
+    through, rows, places, first, previous = await asyncio.gather(
+        data_through(warehouse),
+        rows_by_bucket(warehouse, counts, question),
+        warehouse.query(statement(_PLACES, active=_ACTIVE, kept=kept), question.parameters),
+        warehouse.query(popular, {**question.parameters, "limit": question.limit}),
+        compared(question, summarise_before, PreviousRoutes),
+    )
+    places.sort(key=_most_first)
     return RoutesAnswer(
         period=period_answer(question.period),
         data_through=through,
-        summary=await summarise(question),
-        previous=await compared(question, summarise),
+        summary=await summarise(question, rows),
+        previous=previous,
         series=series(question, rows, RouteBucket, _shape),
         breakdowns=RouteBreakdowns(
             by_city=[
@@ -385,7 +406,7 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
             ],
             by_state=_by_state(places),
         ),
-        popular=[_popular(question, row) for row in popular],
+        popular=[_popular(question, row) for row in first],
     )
 
 

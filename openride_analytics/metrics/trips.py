@@ -7,21 +7,21 @@ from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import trips_kept
 from openride_analytics.metrics.question import (
-    Answer,
+    BREAKDOWNS,
+    PREVIOUS,
+    SERIES,
+    SUMMARY,
+    AnswerHead,
     BucketStart,
     Money,
     NoBreakdowns,
     Partial,
+    PreviousHead,
     Question,
-    compared,
-    data_through,
+    answer_by_bucket,
     money,
-    period_answer,
     rate,
-    rows_by_bucket,
-    series,
     statement,
-    whole,
 )
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -82,7 +82,20 @@ class TripBucket(TripMetrics, kw_only=True):
     partial: Partial
 
 
-TripsAnswer = Answer[TripMetrics, TripBucket, NoBreakdowns]
+class PreviousTrips(PreviousHead, kw_only=True):
+    """The period before."""
+
+    summary: Annotated[TripMetrics, SUMMARY]
+
+
+class TripsAnswer(AnswerHead, kw_only=True):
+    """What `GET /v1/metrics/trips` answers."""
+
+    summary: Annotated[TripMetrics, SUMMARY]
+    previous: Annotated[PreviousTrips | None, PREVIOUS]
+    series: Annotated[list[TripBucket], SERIES]
+    breakdowns: Annotated[NoBreakdowns, BREAKDOWNS]
+
 
 # Each trip by its first event of a type in the span. A trip both cancelled and completed in the span is completed.
 _SQL: Final = """
@@ -121,11 +134,19 @@ WITH
             argMinIf(duration_minutes, {first}, event_type = 'trip.completed') AS duration,
             argMinIf(distance_km, {first}, event_type = 'trip.completed') AS distance,
             countIf(event_type = 'trip.completed' AND driver_earnings IS NOT NULL) > 0 AS has_earnings,
-            argMinIf(assumeNotNull(driver_earnings), {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL) AS earnings,
-            argMinIf(currency, {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL) AS earnings_currency,
+            argMinIf(
+                assumeNotNull(driver_earnings), {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL
+            ) AS earnings,
+            argMinIf(
+                currency, {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL
+            ) AS earnings_currency,
             countIf(event_type = 'trip.completed' AND platform_commission IS NOT NULL) > 0 AS has_commission,
-            argMinIf(assumeNotNull(platform_commission), {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL) AS commission,
-            argMinIf(currency, {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL) AS commission_currency
+            argMinIf(
+                assumeNotNull(platform_commission), {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL
+            ) AS commission,
+            argMinIf(
+                currency, {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL
+            ) AS commission_currency
         FROM in_period
         GROUP BY bucket, trip_id
     )
@@ -152,19 +173,15 @@ GROUP BY bucket
 
 async def ask(warehouse: Warehouse, question: Question) -> TripsAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
-    sql = statement(_SQL, kept=trips_kept(question.filters))
-    rows = await rows_by_bucket(warehouse, sql, question)
-
-    async def summarise(asked: Question) -> TripMetrics:
-        return TripMetrics(**whole(asked, await rows_by_bucket(warehouse, sql, asked), _shape))
-
-    return Answer(
-        period=period_answer(question.period),
-        data_through=through,
-        summary=TripMetrics(**whole(question, rows, _shape)),
-        previous=await compared(question, summarise),
-        series=series(question, rows, TripBucket, _shape),
+    return await answer_by_bucket(
+        warehouse,
+        question,
+        statement(_SQL, kept=trips_kept(question.filters)),
+        _shape,
+        answer=TripsAnswer,
+        summary=TripMetrics,
+        previous=PreviousTrips,
+        item=TripBucket,
         breakdowns=NoBreakdowns(),
     )
 

@@ -1,5 +1,6 @@
 """Users: who is active, who joined, who became a driver. `GET /v1/metrics/users`."""
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -8,10 +9,15 @@ from msgspec import Meta, Struct
 from openride_analytics.metrics.acting import ACTING
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.question import (
+    BREAKDOWNS,
+    PREVIOUS,
+    SERIES,
+    SUMMARY,
     WHOLE,
-    Answer,
+    AnswerHead,
     Bucket,
     NoBreakdowns,
+    PreviousHead,
     Question,
     compared,
     data_through,
@@ -84,7 +90,20 @@ class UserBucket(Bucket, kw_only=True):
     registrations: Annotated[int, Meta(description="Distinct users who registered in it.", examples=[22])]
 
 
-UsersAnswer = Answer[UserMetrics, UserBucket, NoBreakdowns]
+class PreviousUsers(PreviousHead, kw_only=True):
+    """The period before."""
+
+    summary: Annotated[UserMetrics, SUMMARY]
+
+
+class UsersAnswer(AnswerHead, kw_only=True):
+    """What `GET /v1/metrics/users` answers."""
+
+    summary: Annotated[UserMetrics, SUMMARY]
+    previous: Annotated[PreviousUsers | None, PREVIOUS]
+    series: Annotated[list[UserBucket], SERIES]
+    breakdowns: Annotated[NoBreakdowns, BREAKDOWNS]
+
 
 _ACTIVE: Final = """
 SELECT
@@ -166,9 +185,9 @@ SELECT
 
 async def ask(warehouse: Warehouse, question: Question) -> UsersAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through = await data_through(warehouse)
-    active = await _active(warehouse, question)
-    registered = await _registered(warehouse, question)
+    through, active, registered = await asyncio.gather(
+        data_through(warehouse), _active(warehouse, question), _registered(warehouse, question)
+    )
 
     def shape(_question: Question, row: Row, start: datetime, _end: datetime) -> dict[str, Any]:
         return {
@@ -181,11 +200,11 @@ async def ask(warehouse: Warehouse, question: Question) -> UsersAnswer:
             warehouse, asked, await _active(warehouse, asked), await _registered(warehouse, asked)
         )
 
-    return Answer(
+    return UsersAnswer(
         period=period_answer(question.period),
         data_through=through,
         summary=await _summary(warehouse, question, active, registered),
-        previous=await compared(question, summarise),
+        previous=await compared(question, summarise, PreviousUsers),
         series=series(question, active, UserBucket, shape),
         breakdowns=NoBreakdowns(),
     )
@@ -210,26 +229,27 @@ async def _summary(
 ) -> UserMetrics:
     kept = users_kept(question.filters)
     days = [milliseconds(day) for day in question.period.last_days(_MONTH_DAYS, question.now)]
-    recent = await warehouse.query(
-        statement(_RECENT, acting=ACTING, kept=kept),
-        {
-            **question.parameters,
-            "since": days[0],
-            "until": days[-1],
-            "day": days[-2],
-            "week": days[-1 - _WEEK_DAYS],
-            "days": days[:-1],
-        },
+    windows = {
+        **question.parameters,
+        "since": days[0],
+        "until": days[-1],
+        "day": days[-2],
+        "week": days[-1 - _WEEK_DAYS],
+        "days": days[:-1],
+    }
+    (recent,), (standing,), registered_before = await asyncio.gather(
+        warehouse.query(statement(_RECENT, acting=ACTING, kept=kept), windows),
+        warehouse.query(statement(_STANDING, kept=kept), question.parameters),
+        _registered(warehouse, question.before()),
     )
-    standing = (await warehouse.query(statement(_STANDING, kept=kept), question.parameters))[0]
     registrations = registered.get(WHOLE, {}).get("registrations", 0)
-    before = (await _registered(warehouse, question.before())).get(WHOLE, {}).get("registrations", 0)
+    before = registered_before.get(WHOLE, {}).get("registrations", 0)
     return UserMetrics(
         active_users=active.get(WHOLE, {}).get("active_users", 0),
-        dau=recent[0]["dau"],
-        wau=recent[0]["wau"],
-        mau=recent[0]["mau"],
-        stickiness=rate(recent[0]["active_user_days"], recent[0]["mau"] * _MONTH_DAYS),
+        dau=recent["dau"],
+        wau=recent["wau"],
+        mau=recent["mau"],
+        stickiness=rate(recent["active_user_days"], recent["mau"] * _MONTH_DAYS),
         registrations=registrations,
         growth_rate=rate(registrations - before, before),
         total_users=standing["total_users"],
