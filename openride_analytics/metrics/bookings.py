@@ -138,9 +138,9 @@ WITH
     (
         SELECT
             booking_id,
-            countIf(event_type = 'booking.confirmed') > 0 AS confirmed_since,
-            countIf(event_type = 'booking.cancelled') > 0 AS cancelled_since,
-            countIf(event_type = 'booking.completed') > 0 AS completed_since,
+            max(event_type = 'booking.confirmed') AS confirmed_since,
+            max(event_type = 'booking.cancelled') AS cancelled_since,
+            max(event_type = 'booking.completed') AS completed_since,
             minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.confirmed') AS confirmed_ms
         FROM events FINAL
         WHERE event_type IN ('booking.confirmed', 'booking.cancelled', 'booking.completed')
@@ -152,10 +152,10 @@ WITH
         SELECT
             bucket,
             booking_id,
-            countIf(event_type = 'booking.created') > 0 AS is_created,
-            countIf(event_type = 'booking.confirmed') > 0 AS is_confirmed,
-            countIf(event_type = 'booking.cancelled') > 0 AS is_cancelled,
-            countIf(event_type = 'booking.completed') > 0 AS is_completed,
+            max(event_type = 'booking.created') AS is_created,
+            max(event_type = 'booking.confirmed') AS is_confirmed,
+            max(event_type = 'booking.cancelled') AS is_cancelled,
+            max(event_type = 'booking.completed') AS is_completed,
             minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.created') AS created_ms,
             argMinIf(
                 assumeNotNull(total_price), {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL
@@ -163,7 +163,7 @@ WITH
             argMinIf(
                 currency, {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL
             ) AS price_currency,
-            countIf(event_type = 'booking.confirmed' AND total_price IS NOT NULL) > 0 AS has_price,
+            max(event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS has_price,
             argMinIf(seats_booked, {first}, event_type = 'booking.confirmed') AS seats,
             argMinIf(
                 cancelled_by, {first}, event_type = 'booking.cancelled' AND cancelled_by != ''

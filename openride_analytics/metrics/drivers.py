@@ -180,7 +180,7 @@ _TRIPS: Final = """
             trip_id,
             argMinIf(driver_id, {first}, notEmpty(driver_id)) AS driver_id,
             argMin(distance_km, {first}) AS distance,
-            countIf(driver_earnings IS NOT NULL) > 0 AS has_earnings,
+            max(driver_earnings IS NOT NULL) AS has_earnings,
             argMinIf(assumeNotNull(driver_earnings), {first}, driver_earnings IS NOT NULL) AS earned,
             argMinIf(currency, {first}, driver_earnings IS NOT NULL) AS earned_currency
         FROM

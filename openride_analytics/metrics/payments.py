@@ -147,10 +147,10 @@ class PaymentsAnswer(AnswerHead, kw_only=True):
 _FATES: Final = """
         SELECT
             payment_id,
-            countIf(event_type = 'payment.success') > 0 AS succeeded_ever,
-            countIf(event_type = 'payment.failed') > 0 AS failed_ever,
-            countIf(event_type = 'payment.refunded') > 0 AS refunded_ever,
-            countIf(event_type = 'payment.initiated') > 0 AS initiated_ever,
+            max(event_type = 'payment.success') AS succeeded_ever,
+            max(event_type = 'payment.failed') AS failed_ever,
+            max(event_type = 'payment.refunded') AS refunded_ever,
+            max(event_type = 'payment.initiated') AS initiated_ever,
             minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.initiated') AS initiated_ms
         FROM events FINAL
         WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded')
@@ -193,25 +193,28 @@ WITH
         SELECT
             bucket,
             payment_id,
-            countIf(event_type = 'payment.initiated') > 0 AS is_initiated,
-            countIf(event_type = 'payment.success') > 0 AS is_succeeded,
-            countIf(event_type = 'payment.failed') > 0 AS is_failed,
-            countIf(event_type = 'payment.refunded') > 0 AS is_refunded,
-            countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
+            max(event_type = 'payment.initiated') AS is_initiated,
+            max(event_type = 'payment.success') AS is_succeeded,
+            max(event_type = 'payment.failed') AS is_failed,
+            max(event_type = 'payment.refunded') AS is_refunded,
+            max(event_type = 'payment.success' AND amount IS NOT NULL) AS has_amount,
             argMinIf(
                 assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL
             ) AS paid,
             argMinIf(
                 currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL
             ) AS paid_currency,
-            sumMapIf(
-                map(currency, assumeNotNull(refund_amount)),
-                event_type = 'payment.refunded' AND refund_amount IS NOT NULL
-            ) AS refunds,
             argMinIf(processing_time_ms, {first}, event_type = 'payment.success') AS sent_ms,
             minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.success') AS succeeded_ms
         FROM in_period
         GROUP BY bucket, payment_id
+    ),
+    refunds AS
+    (
+        SELECT bucket, CAST(sumMap(map(currency, assumeNotNull(refund_amount))), 'Map(String, String)') AS amounts
+        FROM in_period
+        WHERE event_type = 'payment.refunded' AND refund_amount IS NOT NULL
+        GROUP BY bucket
     ),
     timed AS
     (
@@ -239,8 +242,9 @@ SELECT
     if(timed_payments = 0, NULL, quantileExactInclusive(0.5)(processing_ms)) AS p50_processing_ms,
     if(timed_payments = 0, NULL, quantileExactInclusive(0.95)(processing_ms)) AS p95_processing_ms,
     CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue,
-    CAST(sumMap(refunds), 'Map(String, String)') AS refunded_amount
+    any(refunds.amounts) AS refunded_amount
 FROM timed
+LEFT JOIN refunds USING (bucket)
 GROUP BY bucket
 """
 
@@ -255,10 +259,10 @@ WITH
         SELECT
             arrayJoin([('payment_method', payment_method), ('provider', provider)]) AS breakdown,
             payment_id,
-            countIf(event_type = 'payment.initiated') > 0 AS is_initiated,
-            countIf(event_type = 'payment.success') > 0 AS is_succeeded,
-            countIf(event_type = 'payment.failed') > 0 AS is_failed,
-            countIf(event_type = 'payment.success' AND amount IS NOT NULL) > 0 AS has_amount,
+            max(event_type = 'payment.initiated') AS is_initiated,
+            max(event_type = 'payment.success') AS is_succeeded,
+            max(event_type = 'payment.failed') AS is_failed,
+            max(event_type = 'payment.success' AND amount IS NOT NULL) AS has_amount,
             argMinIf(
                 assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL
             ) AS paid,

@@ -185,18 +185,21 @@ GROUP BY city, state
 # Departures in the period with their occupancy. A booking's route, departure and seats are those of its first
 # booking.created; it takes its seats if it was confirmed and not cancelled, at any time.
 _DEPARTURES: Final = """
-    planned AS
+    departures AS
     (
         SELECT
-            booking_id,
-            argMin(route_id, {first}) AS route_id,
-            argMin(scheduled_departure, {first}) AS departure,
-            argMin(seats_booked, {first}) AS seats
+            route_id,
+            departure,
+            least(1, sum(seats) / any(seats_total)) AS occupancy
         FROM
         (
-            SELECT event_timestamp, event_id, booking_id, route_id, scheduled_departure, seats_booked
+            SELECT
+                booking_id,
+                argMinIf(events.route_id, {first}, event_type = 'booking.created') AS route_id,
+                argMinIf(scheduled_departure, {first}, event_type = 'booking.created') AS departure,
+                argMinIf(seats_booked, {first}, event_type = 'booking.created') AS seats
             FROM events FINAL
-            WHERE event_type = 'booking.created'
+            WHERE event_type IN ('booking.created', 'booking.confirmed', 'booking.cancelled')
               AND booking_id IN
               (
                   SELECT booking_id
@@ -204,37 +207,21 @@ _DEPARTURES: Final = """
                   WHERE event_type = 'booking.created'
                     AND scheduled_departure >= fromUnixTimestamp64Milli({start:Int64})
                     AND scheduled_departure < fromUnixTimestamp64Milli({end:Int64})
+                    AND {on_routes}
               )
-        )
-        GROUP BY booking_id
-        HAVING departure >= fromUnixTimestamp64Milli({start:Int64})
-           AND departure < fromUnixTimestamp64Milli({end:Int64})
-    ),
-    seated AS
-    (
-        SELECT booking_id
-        FROM events FINAL
-        WHERE event_type IN ('booking.confirmed', 'booking.cancelled')
-          AND booking_id IN (SELECT booking_id FROM planned)
-        GROUP BY booking_id
-        HAVING countIf(event_type = 'booking.confirmed') > 0 AND countIf(event_type = 'booking.cancelled') = 0
-    ),
-    capacities AS
-    (
-        SELECT route_id, argMin(seats_total, {first}) AS seats_total
-        FROM events FINAL
-        WHERE event_type = 'route.created' AND {kept}
-        GROUP BY route_id
-    ),
-    departures AS
-    (
-        SELECT
-            route_id,
-            departure,
-            least(1, sum(seats) / any(seats_total)) AS occupancy
-        FROM planned
-        INNER JOIN capacities USING (route_id)
-        WHERE booking_id IN (SELECT booking_id FROM seated)
+            GROUP BY booking_id
+            HAVING max(event_type = 'booking.confirmed')
+               AND NOT max(event_type = 'booking.cancelled')
+               AND departure >= fromUnixTimestamp64Milli({start:Int64})
+               AND departure < fromUnixTimestamp64Milli({end:Int64})
+        ) AS seated
+        INNER JOIN
+        (
+            SELECT route_id, argMin(seats_total, {first}) AS seats_total
+            FROM events FINAL
+            WHERE event_type = 'route.created' AND {kept} AND {on_routes}
+            GROUP BY route_id
+        ) AS capacities USING (route_id)
         GROUP BY route_id, departure
     )
 """
@@ -250,61 +237,75 @@ SELECT
     (SELECT avgOrNull(occupancy) FROM departures) AS utilization
 """
 
+# The routes most booked in the period. A booking belongs to the route of its first creation in the period.
 _POPULAR: Final = """
+SELECT
+    toString(route_id) AS route,
+    count() AS bookings,
+    countIf(is_confirmed) AS confirmed,
+    toUInt64(ifNull(sumIf(seats, is_confirmed), 0)) AS seats_booked
+FROM
+(
+    SELECT
+        argMinIf(events.route_id, {first}, event_type = 'booking.created') AS route_id,
+        max(event_type = 'booking.confirmed') AS is_confirmed,
+        argMinIf(seats_booked, {first}, event_type = 'booking.confirmed') AS seats
+    FROM events FINAL
+    WHERE event_type = 'booking.created' AND {in_period}
+       OR event_type = 'booking.confirmed'
+      AND booking_id IN (SELECT booking_id FROM events FINAL WHERE event_type = 'booking.created' AND {in_period})
+    GROUP BY booking_id
+    HAVING max(event_type = 'booking.created')
+)
+WHERE {kept}
+GROUP BY route_id
+ORDER BY bookings DESC, route
+LIMIT {limit:UInt64}
+"""
+
+_ON_ROUTES: Final = "route_id IN {routes:Array(UUID)}"
+
+# What else is known of a few routes: name and places, revenue of the period's bookings, utilization.
+_DETAILS: Final = """
 WITH
     {departures},
     booked AS
     (
-        SELECT booking_id, argMin(route_id, {first}) AS route_id
-        FROM
-        (
-            SELECT event_timestamp, event_id, booking_id, route_id
-            FROM events FINAL
-            WHERE event_type = 'booking.created' AND {in_period}
-        )
-        GROUP BY booking_id
-        HAVING {kept}
-    ),
-    confirmations AS
-    (
-        SELECT booking_id, true AS is_confirmed, argMin(seats_booked, {first}) AS seats
+        SELECT booking_id, argMin(events.route_id, {first}) AS route_id
         FROM events FINAL
-        WHERE event_type = 'booking.confirmed' AND booking_id IN (SELECT booking_id FROM booked)
+        WHERE event_type = 'booking.created'
+          AND {in_period}
+          AND booking_id IN
+          (
+              SELECT booking_id
+              FROM events FINAL
+              WHERE event_type = 'booking.created' AND {in_period} AND {on_routes}
+          )
         GROUP BY booking_id
-    ),
-    popular AS
-    (
-        SELECT
-            route_id,
-            count() AS bookings,
-            countIf(ifNull(is_confirmed, false)) AS confirmed,
-            ifNull(sum(seats), 0) AS seats_booked
-        FROM booked
-        LEFT JOIN confirmations USING (booking_id)
-        GROUP BY route_id
-        ORDER BY bookings DESC, toString(route_id)
-        LIMIT {limit:UInt64}
+        HAVING {on_routes}
     ),
     payments AS
     (
         SELECT
             payment_id,
-            argMin(booking_id, {first}) AS booking_id,
-            countIf(amount IS NOT NULL) > 0 AS has_amount,
+            argMin(events.booking_id, {first}) AS booking_id,
+            max(amount IS NOT NULL) AS has_amount,
             argMinIf(assumeNotNull(amount), {first}, amount IS NOT NULL) AS paid,
             argMinIf(currency, {first}, amount IS NOT NULL) AS paid_currency
-        FROM
-        (
-            SELECT event_timestamp, event_id, payment_id, booking_id, amount, currency
-            FROM events FINAL
-            WHERE event_type = 'payment.success'
-              AND payment_id IN
-              (
-                  SELECT payment_id
-                  FROM events FINAL
-                  WHERE event_type = 'payment.success' AND booking_id IN (SELECT booking_id FROM booked)
-              )
-        )
+        FROM events FINAL
+        WHERE event_type = 'payment.success'
+          AND payment_id IN
+          (
+              SELECT payment_id
+              FROM events FINAL
+              WHERE event_type = 'payment.success'
+                AND booking_id IN
+                (
+                    SELECT booking_id
+                    FROM events FINAL
+                    WHERE event_type = 'booking.created' AND {in_period} AND {on_routes}
+                )
+          )
         GROUP BY payment_id
     ),
     revenues AS
@@ -312,7 +313,6 @@ WITH
         SELECT route_id, CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue
         FROM payments
         INNER JOIN booked USING (booking_id)
-        WHERE route_id IN (SELECT route_id FROM popular)
         GROUP BY route_id
     ),
     described AS
@@ -331,8 +331,7 @@ WITH
                 event_type, event_timestamp, event_id, route_id, route_name,
                 origin_city, origin_state, destination_city, destination_state
             FROM events FINAL
-            WHERE event_type IN ('route.created', 'route.activated', 'route.cancelled')
-              AND route_id IN (SELECT route_id FROM popular)
+            WHERE event_type IN ('route.created', 'route.activated', 'route.cancelled') AND {on_routes}
         )
         GROUP BY route_id
     ),
@@ -343,10 +342,7 @@ WITH
         GROUP BY route_id
     )
 SELECT
-    toString(popular.route_id) AS route,
-    bookings,
-    confirmed,
-    seats_booked,
+    toString(asked.route_id) AS route,
     revenues.revenue AS revenue_by_currency,
     if(created_name != '', created_name, any_name) AS name,
     described.origin_city AS origin_city,
@@ -354,11 +350,10 @@ SELECT
     described.destination_city AS destination_city,
     described.destination_state AS destination_state,
     utilization
-FROM popular
-LEFT JOIN revenues ON revenues.route_id = popular.route_id
-LEFT JOIN described ON described.route_id = popular.route_id
-LEFT JOIN occupied ON occupied.route_id = popular.route_id
-ORDER BY bookings DESC, route
+FROM (SELECT arrayJoin({routes:Array(UUID)}) AS route_id) AS asked
+LEFT JOIN revenues ON revenues.route_id = asked.route_id
+LEFT JOIN described ON described.route_id = asked.route_id
+LEFT JOIN occupied ON occupied.route_id = asked.route_id
 """
 
 
@@ -366,7 +361,7 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
     kept = routes_kept(question.filters)
     counts = statement(_COUNTS, kept=kept)
-    standing = statement(_STANDING, active=_ACTIVE, departures=_DEPARTURES, kept=kept)
+    standing = statement(_STANDING, active=_ACTIVE, departures=_DEPARTURES, kept=kept, on_routes="true")
 
     async def summarise(asked: Question, rows: dict[int, Row]) -> RouteMetrics:
         (at_end,) = await warehouse.query(standing, asked.parameters)
@@ -379,12 +374,11 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
     async def summarise_before(before: Question) -> RouteMetrics:
         return await summarise(before, await rows_by_bucket(warehouse, counts, before))
 
-    popular = statement(_POPULAR, departures=_DEPARTURES, kept=kept)
-    through, rows, places, first, previous = await asyncio.gather(
+    through, rows, places, popular, previous = await asyncio.gather(
         data_through(warehouse),
         rows_by_bucket(warehouse, counts, question),
         warehouse.query(statement(_PLACES, active=_ACTIVE, kept=kept), question.parameters),
-        warehouse.query(popular, {**question.parameters, "limit": question.limit}),
+        _popular(warehouse, question, kept),
         compared(question, summarise_before, PreviousRoutes),
     )
     places.sort(key=_most_first)
@@ -406,7 +400,7 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
             ],
             by_state=_by_state(places),
         ),
-        popular=[_popular(question, row) for row in first],
+        popular=popular,
     )
 
 
@@ -430,7 +424,17 @@ def _by_state(places: list[Row]) -> list[RoutesInState]:
     ]
 
 
-def _popular(question: Question, row: Row) -> PopularRoute:
+async def _popular(warehouse: Warehouse, question: Question, kept: str) -> list[PopularRoute]:
+    """First which routes, then what else is known of these few."""
+    parameters = {**question.parameters, "limit": question.limit}
+    first = await warehouse.query(statement(_POPULAR, kept=kept), parameters)
+    details = statement(_DETAILS, departures=_DEPARTURES, kept=kept, on_routes=_ON_ROUTES)
+    found = await warehouse.query(details, {**parameters, "routes": [row["route"] for row in first]})
+    by_route = {row["route"]: row for row in found}
+    return [_popular_route(question, {**row, **by_route[row["route"]]}) for row in first]
+
+
+def _popular_route(question: Question, row: Row) -> PopularRoute:
     currency = question.filters.currency
     revenue = row["revenue_by_currency"] or {}
     return PopularRoute(

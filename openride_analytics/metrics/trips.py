@@ -125,22 +125,22 @@ WITH
         SELECT
             bucket,
             trip_id,
-            countIf(event_type = 'trip.started') > 0 AS is_started,
-            countIf(event_type = 'trip.completed') > 0 AS is_completed,
-            countIf(event_type = 'trip.cancelled') > 0 AS is_cancelled,
+            max(event_type = 'trip.started') AS is_started,
+            max(event_type = 'trip.completed') AS is_completed,
+            max(event_type = 'trip.cancelled') AS is_cancelled,
             argMinIf(
                 dateDiff('millisecond', scheduled_departure, actual_departure), {first}, event_type = 'trip.started'
             ) AS late_ms,
             argMinIf(duration_minutes, {first}, event_type = 'trip.completed') AS duration,
             argMinIf(distance_km, {first}, event_type = 'trip.completed') AS distance,
-            countIf(event_type = 'trip.completed' AND driver_earnings IS NOT NULL) > 0 AS has_earnings,
+            max(event_type = 'trip.completed' AND driver_earnings IS NOT NULL) AS has_earnings,
             argMinIf(
                 assumeNotNull(driver_earnings), {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL
             ) AS earnings,
             argMinIf(
                 currency, {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL
             ) AS earnings_currency,
-            countIf(event_type = 'trip.completed' AND platform_commission IS NOT NULL) > 0 AS has_commission,
+            max(event_type = 'trip.completed' AND platform_commission IS NOT NULL) AS has_commission,
             argMinIf(
                 assumeNotNull(platform_commission), {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL
             ) AS commission,
