@@ -102,6 +102,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             isolation_level="read_committed",
             metadata_max_age_ms=30_000,
             max_partition_fetch_bytes=4 * 1_048_576,
+            # A fetch waits for a good load, but not long: hundreds of small ones a second cost more than the events.
+            fetch_min_bytes=262_144,
             fetch_max_wait_ms=100,
         )
         self._forget()
@@ -244,7 +246,9 @@ class DeadLetterTopic:
                 if self._producer is None:
                     producer = AIOKafkaProducer(
                         **_connection(self._settings),
-                        enable_idempotence=True,
+                        # Not idempotent: after one letter that the topic refuses as too large, an idempotent producer
+                        # gets nothing through any more. A letter that comes twice names the same place twice.
+                        acks="all",
                         max_request_size=16 * 1_048_576,
                     )
                     await producer.start()
@@ -265,12 +269,14 @@ class DeadLetterTopic:
                     )
                     for letter in letters
                 ]
-                await asyncio.gather(*sent)
+                outcomes = await asyncio.gather(*sent, return_exceptions=True)
         except (KafkaError, OSError, TimeoutError) as error:
+            outcomes = [error] * len(letters)
+        if errors := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
             log.error(
                 "dead_letters_not_published",
-                letters=len(letters),
-                error=f"{type(error).__name__}: {error}"[:300],
+                letters=len(errors),
+                error=f"{type(errors[0]).__name__}: {errors[0]}"[:300],
             )
 
     async def close(self) -> None:

@@ -68,12 +68,10 @@ _ANY_EVENT: Final = {
 
 def routes_kept(filters: Filters) -> str:
     """A condition on `route_id`: origin by the route's first route.created, driver by it too."""
-    conditions = {
-        **_ORIGIN,
-        "route_id": "route_id = {route_id:UUID}",
-        "driver_id": "argMin(driver_id, {first}) = {driver_id:UUID}",
-    }
-    return _kept("route_id", _ROUTES, [text for name, text in conditions.items() if name in filters.given])
+    conditions = {**_ORIGIN, "driver_id": "argMin(driver_id, {first}) = {driver_id:UUID}"}
+    kept = _kept("route_id", _ROUTES, [text for name, text in conditions.items() if name in filters.given])
+    # Not by the creation: a route may be asked for of which only bookings are known.
+    return f"route_id = {{route_id:UUID}} AND {kept}" if "route_id" in filters.given else kept
 
 
 def bookings_kept(filters: Filters) -> str:

@@ -4,6 +4,7 @@ Two implementations keep these promises: `server.ServerWarehouse` (ClickHouse ov
 and `embedded.EmbeddedWarehouse` (the same engine inside the process). Both speak the same SQL.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -139,7 +140,7 @@ SETTINGS: Final[Mapping[str, str | int]] = {
 def parameter_text(value: Parameter) -> str:
     """A parameter's value in the escaped text form that `{name:Type}` is read from."""
     if isinstance(value, str):
-        return value.translate(_ESCAPES)
+        return _escaped(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -149,7 +150,13 @@ def parameter_text(value: Parameter) -> str:
 
 def quoted(text: str) -> str:
     """A string literal of ClickHouse's SQL."""
-    return "'" + text.translate(_ESCAPES).replace("'", "\\'") + "'"
+    return "'" + _escaped(text).replace("'", "\\'") + "'"
 
 
+def _escaped(text: str) -> str:
+    # Looking first is ten times as fast for the long lists of ids that have nothing to escape.
+    return text.translate(_ESCAPES) if _SPECIAL.search(text) else text
+
+
+_SPECIAL: Final = re.compile(r"[\\\t\n\r\0]")
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
