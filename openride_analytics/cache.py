@@ -103,11 +103,12 @@ class RedisCache:
 
     async def get(self, key: str) -> tuple[bytes | None, int | None]:
         """See `Cache.get`."""
-        values = await self._guarded(lambda: self._redis.mget(_VERSION, _PREFIX + key))
-        if values is None:
-            return None, None
-        version, entry = values
-        return entry if isinstance(entry, bytes) else None, int(version or 0)
+
+        async def read() -> tuple[bytes | None, int]:
+            version, entry = await self._redis.mget(_VERSION, _PREFIX + key)
+            return entry if isinstance(entry, bytes) else None, int(version or 0)
+
+        return await self._guarded(read) or (None, None)
 
     async def put(self, key: str, entry: bytes, seconds: float) -> None:
         """See `Cache.put`."""
@@ -123,6 +124,7 @@ class RedisCache:
 
     async def close(self) -> None:
         """See `Cache.close`."""
+        self._rest_until = 0.0  # connections are there also while Redis is left alone
         await self._guarded(self._redis.aclose)
 
     async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T | None:

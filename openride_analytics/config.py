@@ -243,7 +243,9 @@ def without_secrets(config: Config) -> dict[str, Any]:
 
 
 def address_of(url: str) -> str:
-    """A server's address without its password and options."""
+    """A server's address without its password and options; of none, none."""
+    if not url:
+        return ""
     parts = urlsplit(url)
     user = f"{parts.username}:***@" if parts.password else f"{parts.username}@" if parts.username else ""
     port = f":{parts.port}" if parts.port else ""

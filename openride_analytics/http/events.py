@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -50,6 +51,7 @@ class Receipt(Struct, kw_only=True):
     rejected: Annotated[list[Rejection], Meta(description="The others, which are dead letters now.")]
 
 
+@dataclass  # without it Operation's own __init__ would not call __post_init__
 class _TakesEvents(Operation):
     def __post_init__(self) -> None:
         text = Schema(type=OpenAPIType.STRING, description="One event a line.", examples=[_LINES])
@@ -122,16 +124,20 @@ def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
         return body
     if encoding.lower() != "gzip":
         raise BadRequest("Content-Encoding must be gzip or absent.", status=415)
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = unpacker.decompress(body, limit + 1)
-    except zlib.error:
-        raise BadRequest("The body is not gzip, although Content-Encoding says so.") from None
-    if len(unpacked) > limit:
-        raise BadRequest(f"The unpacked body has more than {limit} bytes.", status=413)
-    if not unpacker.eof:
-        raise BadRequest("The gzip body is cut off.")
-    return unpacked
+    unpacked = bytearray()
+    rest, complete = body, False
+    while rest or not complete:  # gzip files may be written one behind the other
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            unpacked += unpacker.decompress(rest, limit + 1 - len(unpacked))
+        except zlib.error:
+            raise BadRequest("The body is not gzip, although Content-Encoding says so.") from None
+        if len(unpacked) > limit:
+            raise BadRequest(f"The unpacked body has more than {limit} bytes.", status=413)
+        if not unpacker.eof:
+            raise BadRequest("The gzip body is cut off.")
+        rest, complete = unpacker.unused_data, True
+    return bytes(unpacked)
 
 
 def _records(body: bytes) -> list[tuple[int, bytes]]:

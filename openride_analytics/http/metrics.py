@@ -97,6 +97,7 @@ def _documented(parameters: Iterable[str]) -> type[Operation]:
     """An OpenAPI operation that lists these query parameters."""
     listed: list[OpenAPIParameter] = [PARAMETERS[name].openapi for name in parameters]
 
+    @dataclass  # without it Operation's own __init__ would not call __post_init__
     class Documented(Operation):
         query: ClassVar = listed
 
@@ -186,7 +187,10 @@ async def realtime_stream(request: Request[Any, Any, State]) -> ServerSentEvent:
                     answer = await service.answers.get(key, compute, max_age_seconds=_REALTIME_SECONDS)
                 yield ServerSentEventMessage(event="metrics", data=answer.body.decode())
             except Exception as error:  # noqa: BLE001  # the stream outlives an outage of the store
-                yield ServerSentEventMessage(comment=f"no answer just now ({type(error).__name__})")
+                # Its default, empty data, would be an event of its own.
+                yield ServerSentEventMessage(
+                    data=None, comment=f"no answer just now ({type(error).__name__})"
+                )
             try:
                 async with asyncio.timeout(interval):
                     await service.stopping.wait()
@@ -223,6 +227,8 @@ async def _answered(
         "Age": str(answer.age_seconds),
         "X-Cache": answer.source,
     }
-    if answer.etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    # Proxies that compress make tags weak ones.
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if answer.etag in known:
         return Response(b"", status_code=304, headers=headers)
     return Response(answer.body, media_type="application/json", headers=headers)

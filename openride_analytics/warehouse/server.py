@@ -114,14 +114,13 @@ class ServerWarehouse:
 
     async def create_database(self) -> None:
         """See `Warehouse.create_database`."""
-        configured = self._options["database"]
-        self._options["database"] = "default"
-        try:
-            await self.execute(f"CREATE DATABASE IF NOT EXISTS `{configured}` ENGINE = Atomic")
-        finally:
-            self._options["database"] = configured
-            while self._idle:  # they stand in the default database
-                _abort(self._idle.pop())
+        # From the default database, as the configured one may not be there; others ask meanwhile, and stay in theirs.
+        async with self._connection(
+            self._insert_timeout, {**self._options, "database": "default"}
+        ) as connection:
+            await connection.execute(
+                f"CREATE DATABASE IF NOT EXISTS `{self._options['database']}` ENGINE = Atomic"
+            )
 
     async def close(self) -> None:
         """See `Warehouse.close`."""
@@ -133,11 +132,19 @@ class ServerWarehouse:
             _abort(self._idle.pop())
 
     @contextlib.asynccontextmanager
-    async def _connection(self, timeout_seconds: float) -> AsyncIterator[_Connection]:
-        """A connection for one call: given back after success, thrown away after anything else."""
+    async def _connection(
+        self, timeout_seconds: float, own_options: dict[str, Any] | None = None
+    ) -> AsyncIterator[_Connection]:
+        """A connection for one call: given back after success, thrown away after anything else.
+
+        One with options of its own is new, and never given to another caller.
+        """
         try:
             async with asyncio.timeout(timeout_seconds), self._places:
-                connection = self._idle.pop() if self._idle else _Connection(**self._options)  # type: ignore[no-untyped-call]
+                if self._idle and own_options is None:
+                    connection = self._idle.pop()
+                else:
+                    connection = _Connection(**(own_options or self._options))  # type: ignore[no-untyped-call]
                 connection.settings = {**SETTINGS, "max_execution_time": int(timeout_seconds) or 1}  # type: ignore[attr-defined]
                 try:
                     yield connection
@@ -145,7 +152,10 @@ class ServerWarehouse:
                     # The server stops a query whose client is gone; a half-read answer must not meet the next caller.
                     _abort(connection)
                     raise
-                self._idle.append(connection)
+                if own_options is None:
+                    self._idle.append(connection)
+                else:
+                    _abort(connection)
         except ServerException as error:
             raise failure(error.code or 0, str(error)) from error
         except TimeoutError as error:

@@ -1,0 +1,173 @@
+"""The commands as an operator runs them: exit codes and what is printed."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from openride_analytics.config import WELL_KNOWN
+from openride_analytics.migrations import load
+from openride_analytics.warehouse.server import ServerWarehouse
+from tests.servers.kafka import KafkaServer
+from tests.servers.process import HOST, free_port
+from tests.servers.redis import RedisServer
+
+PARTS = ("clickhouse", "postgres", "redis", "kafka")
+
+
+async def run(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """One command, in a folder of its own, configured by nothing but its arguments and `environment`."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in WELL_KNOWN and not name.startswith("OPENRIDE_")
+    }
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "openride_analytics", *arguments],
+        cwd=folder,
+        env=own | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def by_part(printed: str) -> dict[str, str]:
+    """The line for each server, which must be the only ones."""
+    lines = [line.partition(" ") for line in printed.splitlines()]
+    assert tuple(name for name, _, _ in lines) == PARTS, printed
+    return {name: said.strip() for name, _, said in lines}
+
+
+async def test_check_config_says_what_is_embedded_and_makes_nothing(tmp_path: Path) -> None:
+    done = await run(tmp_path, "check-config")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["server"]["port"] == 8097
+    embedded = dict.fromkeys(PARTS, "embedded")
+    assert by_part(done.stderr) == embedded | {"kafka": "not configured"}
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+
+
+async def test_check_config_tries_each_server_and_hides_secrets(
+    tmp_path: Path, clickhouse_url: str, postgres_url: str, redis_server: RedisServer, kafka: KafkaServer
+) -> None:
+    (tmp_path / "config.toml").write_text('[kafka]\nsasl_password = "hush"\n[analytics]\ncurrency = "GHS"\n')
+    environment = {
+        "CLICKHOUSE_URL": clickhouse_url,
+        "DATABASE_URL": postgres_url.replace("postgres@", "postgres:hush@"),
+        "REDIS_URL": redis_server.url,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka.address,
+    }
+    done = await run(tmp_path, "check-config", environment=environment)
+    assert done.returncode == 0, done.stderr
+    said = by_part(done.stderr)
+    assert ": version " in said["clickhouse"]
+    assert ": version " in said["postgres"]
+    assert said["redis"].endswith(": answers")
+    assert ": answers" in said["kafka"]
+    shown = json.loads(done.stdout)
+    assert shown["analytics"]["currency"] == "GHS"
+    assert shown["kafka"]["sasl_password"] == "***"
+    assert "hush" not in done.stdout + done.stderr
+
+
+async def test_check_config_fails_where_a_server_does_not_answer(tmp_path: Path) -> None:
+    nobody = f"{HOST}:{free_port()}"
+    environment = {
+        "CLICKHOUSE_URL": f"clickhouse://default:hush@{nobody}/openride",
+        "DATABASE_URL": f"postgresql://postgres:hush@{nobody}/postgres",
+        "REDIS_URL": f"redis://:hush@{nobody}/0",
+        "KAFKA_BOOTSTRAP_SERVERS": nobody,
+    }
+    done = await run(tmp_path, "check-config", environment=environment)
+    assert done.returncode == 1
+    assert all(f"{nobody}" in said and "no answer" in said for said in by_part(done.stderr).values())
+    assert "hush" not in done.stdout + done.stderr
+
+
+async def test_migrate_applies_the_migrations_and_then_has_nothing_to_do(
+    tmp_path: Path, clickhouse_url: str, postgres_url: str
+) -> None:
+    environment = {
+        "CLICKHOUSE_URL": clickhouse_url,
+        "DATABASE_URL": postgres_url,
+        "OPENRIDE_LOG__FORMAT": "json",
+    }
+    names = sorted(f"{store}/{each.name}" for store in ("clickhouse", "postgres") for each in load(store))
+    for expected in (names, []):
+        done = await run(tmp_path, "migrate", environment=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        logged = [json.loads(line) for line in done.stdout.splitlines()]
+        assert sorted(line["migration"] for line in logged if line["event"] == "migrated") == expected
+
+    connection = await asyncpg.connect(postgres_url)
+    warehouse = ServerWarehouse(clickhouse_url, query_timeout_seconds=10, insert_timeout_seconds=10)
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM job_runs") == 0
+        assert await warehouse.query("SELECT count() AS stored FROM events") == [{"stored": 0}]
+    finally:
+        await warehouse.close()
+        await connection.close()
+
+
+async def test_migrate_fails_where_a_server_does_not_answer(tmp_path: Path) -> None:
+    nobody = f"{HOST}:{free_port()}"
+    environment = {
+        "CLICKHOUSE_URL": f"clickhouse://{nobody}/openride",
+        "DATABASE_URL": f"postgresql://postgres:hush@{nobody}/postgres",
+    }
+    done = await run(tmp_path, "migrate", environment=environment)
+    assert done.returncode == 1
+    assert "not_migrated" in done.stdout
+    assert "hush" not in done.stdout + done.stderr
+
+
+async def test_ingest_of_a_missing_file_sends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "here.ndjson").write_text("{}\n")
+    done = await run(
+        tmp_path, "ingest", "here.ndjson", "missing.ndjson", "--url", f"http://{HOST}:{free_port()}"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "openride-analytics: missing.ndjson: there is no such file\n"
+
+
+async def test_ingest_to_kafka_needs_an_address(tmp_path: Path) -> None:
+    (tmp_path / "here.ndjson").write_text("{}\n")
+    done = await run(tmp_path, "ingest", "here.ndjson", "--kafka")
+    assert done.returncode == 2
+    assert "kafka.bootstrap_servers" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "check-config"])
+async def test_a_mistake_in_the_configuration_stops_each_command_with_one_line(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "other.toml").write_text("[server]\nprot = 1\n")
+    done = await run(tmp_path, command, "--config", "other.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "openride-analytics: other.toml: unknown key server.prot\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["ingest"], ["serve", "--prot", "1"], ["demo", "--port", "x"]]
+)
+async def test_wrong_usage_is_told_how_it_is_used(tmp_path: Path, arguments: list[str]) -> None:
+    done = await run(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: openride-analytics")
+
+
+async def test_the_version_is_told(tmp_path: Path) -> None:
+    done = await run(tmp_path, "--version")
+    assert done.returncode == 0
+    assert done.stdout.strip().count(".") == 2

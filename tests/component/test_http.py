@@ -1,0 +1,630 @@
+"""The HTTP face as its clients see it: a real server in the test's loop, on the embedded engine and PostgreSQL."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import msgspec
+import pytest
+import pytest_asyncio
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+
+from openride_analytics.config import Config
+from openride_analytics.http.app import http_app
+from openride_analytics.service import Service
+from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from tests.samples import minimal
+from tests.servers.databases import drop_database, fresh_database
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import HOST, free_port
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MAX_REQUEST_BYTES = 100_000
+METRICS = ("users", "bookings", "payments", "trips", "drivers", "routes")
+BOM = b"\xef\xbb\xbf"
+NDJSON = {"Content-Type": "application/x-ndjson"}
+GZIP = NDJSON | {"Content-Encoding": "gzip"}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to pytest."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class App:
+    """A running instance and a client of it."""
+
+    def __init__(self, service: Service, client: httpx.AsyncClient) -> None:
+        self.service = service
+        self.client = client
+
+    async def get(self, path: str, /, **parameters: str | list[str]) -> httpx.Response:
+        """One request, whatever its answer."""
+        return await self.client.get(path, params=parameters)
+
+    async def get_json(self, path: str, /, **parameters: str) -> Any:
+        """The JSON of an answer that must be a 200."""
+        response = await self.get(path, **parameters)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def post(self, body: bytes, headers: dict[str, str] = NDJSON) -> httpx.Response:
+        """A body of events, whatever the answer."""
+        return await self.client.post("/v1/events", content=body, headers=headers)
+
+    async def registered(self, city: str) -> int:
+        """How many users of a city have registered lately."""
+        answer = await self.get_json("/v1/metrics/users", city=city)
+        return int(answer["summary"]["registrations"])
+
+
+@contextlib.asynccontextmanager
+async def running(service: Service) -> AsyncIterator[App]:
+    """An instance in this loop, from when it takes requests (its stores may be away)."""
+    port = free_port()
+    server = _Server(uvicorn.Config(http_app(service), host=HOST, port=port, log_config=None, lifespan="on"))
+    serving = asyncio.create_task(server.serve())
+    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=30, trust_env=False) as client:
+        while not server.started:
+            assert not serving.done()
+            await asyncio.sleep(0.01)
+        try:
+            yield App(service, client)
+        finally:
+            service.begin_stop()
+            server.should_exit = True
+            await serving
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def app(
+    embedded_folder: Path, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[App]:
+    """An instance that is ready; nothing that is stored is older than an answer of it."""
+    postgres.ensure_running()
+    postgres_url = await fresh_database(postgres.url)
+    sections: dict[str, dict[str, Any]] = {
+        "storage": {"data_dir": str(tmp_path_factory.mktemp("data"))},
+        "postgres": {"url": postgres_url},
+        "ingest": {"max_request_bytes": MAX_REQUEST_BYTES, "max_delay_seconds": 0.01},
+        "cache": {"fresh_seconds": 0.0},
+        "retention": {"hot_days": 0, "cold_days": 0},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        # One folder a process: the engine does not take a second one.
+        patch.setattr(
+            "openride_analytics.service.warehouse_of",
+            lambda _: EmbeddedWarehouse(embedded_folder, query_timeout_seconds=30, insert_timeout_seconds=30),
+        )
+        service = Service(msgspec.convert(sections, Config))
+    async with running(service) as instance:
+        await asyncio.wait_for(service.started.wait(), 60)
+        yield instance
+    await drop_database(postgres_url)
+
+
+@contextlib.asynccontextmanager
+async def without_stores(clickhouse_url: str, **clickhouse: Any) -> AsyncIterator[App]:
+    """An instance whose PostgreSQL is away, and ClickHouse what the address says."""
+    nobody = f"postgresql://postgres@{HOST}:{free_port()}/postgres"
+    sections = {"clickhouse": {"url": clickhouse_url, **clickhouse}, "postgres": {"url": nobody}}
+    async with running(Service(msgspec.convert(sections, Config))) as instance:
+        yield instance
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem details, which must have the contract's form."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    details: dict[str, Any] = response.json()
+    assert details["status"] == status
+    assert details["instance"] == response.url.path
+    assert all(isinstance(details[name], str) and details[name] for name in ("type", "title", "detail"))
+    for forbidden in ("Traceback", "SELECT", HOST, 'File "'):
+        assert forbidden not in response.text
+    return details
+
+
+def faults(response: httpx.Response) -> dict[str, str]:
+    """The parameters at fault and what is wrong with each."""
+    return {error["field"]: error["message"] for error in problem(response, 400)["errors"]}
+
+
+def users(city: str, count: int) -> list[dict[str, Any]]:
+    """Registrations of yesterday, each of another user."""
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    return [
+        minimal("user.registered", city=city, user_id=str(uuid4()), event_timestamp=yesterday)
+        for _ in range(count)
+    ]
+
+
+def lines(events: list[dict[str, Any]], end: str = "\n") -> bytes:
+    """The events as NDJSON."""
+    return "".join(json.dumps(event) + end for event in events).encode()
+
+
+def anywhere() -> str:
+    """A city that no other test knows."""
+    return f"City {uuid4()}"
+
+
+# Questions that cannot be answered
+
+
+async def test_a_bad_request_names_all_parameters_at_fault_at_once(app: App) -> None:
+    response = await app.get(
+        "/v1/metrics/bookings",
+        timezone="Mars/Olympus",
+        currency="naira",
+        planet="Mars",
+        route_id="7",
+        city="",
+    )
+    assert set(faults(response)) == {"timezone", "currency", "planet", "route_id", "city"}
+    assert problem(response, 400)["detail"] == "5 parameters cannot be used."
+
+
+async def test_an_unknown_parameter_is_told_which_there_are(app: App) -> None:
+    message = faults(await app.get("/v1/metrics/users", provider="paystack"))["provider"]
+    assert "city" in message
+    assert "start_date" in message
+
+
+async def test_a_repeated_parameter_is_refused(app: App) -> None:
+    assert "more than once" in faults(await app.get("/v1/metrics/users", city=["Ikeja", "Lekki"]))["city"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "value"),
+    [
+        ("users", "timezone", "Nowhere"),
+        ("users", "timezone", "../etc/passwd"),
+        ("users", "timezone", ""),
+        ("users", "start_date", "2026-02-30"),
+        ("users", "start_date", "yesterday"),
+        ("users", "start_date", "2026-03-01T07:05:00"),
+        ("users", "end_date", "0001-01-01"),
+        ("users", "granularity", "minute"),
+        ("users", "granularity", "DAY"),
+        ("users", "compare", "next"),
+        ("users", "city", " "),
+        ("users", "city", "x" * 201),
+        ("users", "state", "La\0gos"),
+        ("bookings", "route_id", "0f8c2d1e-5b1b-4f4e-8f63"),
+        ("bookings", "driver_id", "{0f8c2d1e-5b1b-4f4e-8f63-7a9d2c3b4a5f}"),
+        ("bookings", "currency", "ngn"),
+        ("bookings", "currency", "NGN\n"),
+        ("drivers", "sort", "name"),
+        ("drivers", "limit", "0"),
+        ("drivers", "limit", "1001"),
+        ("routes", "limit", "1.5"),
+        ("routes", "limit", "-1"),
+        ("routes", "limit", "٣"),
+        ("realtime", "window_minutes", "1441"),
+        ("realtime", "window_minutes", ""),
+        ("realtime/stream", "interval_seconds", "0"),
+    ],
+)
+async def test_a_bad_value_is_refused_by_its_name(app: App, endpoint: str, name: str, value: str) -> None:
+    assert list(faults(await app.get(f"/v1/metrics/{endpoint}", **{name: value}))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "granularity", "field", "message"),
+    [
+        ("2026-03-02", "2026-03-01", "day", "end_date", "after the start"),
+        ("2026-03-01T07:00:00Z", "2026-03-01T07:00:00Z", "day", "end_date", "after the start"),
+        ("2023-03-01", "2026-03-01", "day", "start_date", "3 years"),
+        ("2024-03-01", "2026-03-01", "hour", "granularity", "10000 buckets"),
+    ],
+)
+async def test_a_period_that_cannot_be_answered_is_refused(
+    app: App, start: str, end: str, granularity: str, field: str, message: str
+) -> None:
+    response = await app.get("/v1/metrics/bookings", start_date=start, end_date=end, granularity=granularity)
+    assert message in faults(response)[field]
+
+
+async def test_the_longest_period_is_answered(app: App) -> None:
+    answer = await app.get_json(
+        "/v1/metrics/bookings", start_date="2023-03-01", end_date="2026-02-28", granularity="month"
+    )
+    assert len(answer["series"]) == 36
+
+
+async def test_an_unescaped_plus_in_an_offset_is_understood(app: App) -> None:
+    period = "start_date=2026-03-01T00:00:00+01:00&end_date=2026-03-02T00:00:00%2B01:00"
+    response = await app.client.get(f"/v1/metrics/trips?{period}")
+    assert response.json()["period"]["start"] == "2026-02-28T23:00:00Z"
+
+
+@pytest.mark.parametrize("endpoint", METRICS)
+async def test_each_metrics_endpoint_answers_in_the_contracts_form(app: App, endpoint: str) -> None:
+    answer = await app.get_json(
+        f"/v1/metrics/{endpoint}", start_date="2026-03-01", end_date="2026-03-31", compare="previous"
+    )
+    assert answer["period"] == {
+        "start": "2026-02-28T23:00:00Z",
+        "end": "2026-03-31T23:00:00Z",
+        "timezone": "Africa/Lagos",
+        "granularity": "day",
+    }
+    assert {"data_through", "summary", "previous", "series", "breakdowns"} <= set(answer)
+    assert answer["previous"]["period"] == {"start": "2026-01-31T23:00:00Z", "end": "2026-02-28T23:00:00Z"}
+    assert len(answer["series"]) == 31
+    assert all({"start", "partial"} <= set(bucket) for bucket in answer["series"])
+
+
+# What HTTP itself refuses
+
+
+async def test_an_unknown_address_is_a_404(app: App) -> None:
+    problem(await app.get("/v1/metrics/planets"), 404)
+
+
+async def test_a_wrong_method_is_a_405_that_names_the_right_ones(app: App) -> None:
+    response = await app.client.delete("/v1/metrics/users")
+    problem(response, 405)
+    assert "GET" in response.headers["Allow"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_over_the_limit_is_a_413(app: App, announced: bool) -> None:  # noqa: FBT001  # parametrized
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(MAX_REQUEST_BYTES // 1_000 + 1):
+            yield b" " * 1_000
+
+    body = b" " * (MAX_REQUEST_BYTES + 1) if announced else chunks()
+    problem(await app.client.post("/v1/events", content=body, headers=NDJSON), 413)
+
+
+async def test_an_unknown_content_encoding_is_a_415(app: App) -> None:
+    problem(await app.post(b"{}", {"Content-Encoding": "br"}), 415)
+
+
+# Stores that are away or slow
+
+
+async def test_without_clickhouse_an_answer_is_a_503_that_says_when_to_try_again() -> None:
+    async with without_stores(f"clickhouse://{HOST}:{free_port()}/openride") as instance:
+        for endpoint in (*METRICS, "realtime"):
+            response = await instance.get(f"/v1/metrics/{endpoint}")
+            problem(response, 503)
+            assert int(response.headers["Retry-After"]) > 0
+            assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_without_its_stores_the_service_lives_and_is_not_ready() -> None:
+    async with without_stores(f"clickhouse://{HOST}:{free_port()}/openride") as instance:
+        assert (await instance.get("/health/live")).status_code == 200
+        ready = await instance.get("/health/ready")
+        assert ready.status_code == 503
+        assert ready.json()["status"] == "unavailable"
+        assert ready.json()["parts"]["clickhouse"] == "away"
+        assert ready.json()["parts"]["migrations"] == "starting"
+
+
+async def test_events_that_are_not_stored_in_time_are_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openride_analytics.http.events._STORED_WITHIN_SECONDS", 0.1)
+    async with without_stores(f"clickhouse://{HOST}:{free_port()}/openride") as instance:
+        response = await instance.post(lines(users("Ikeja", 1)))
+        problem(response, 503)
+        assert int(response.headers["Retry-After"]) > 0
+
+
+async def test_a_query_past_its_limit_is_a_504() -> None:
+    connected = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, HOST, port := free_port())
+    async with silent, without_stores(f"clickhouse://{HOST}:{port}", query_timeout_seconds=0.2) as instance:
+        details = problem(await instance.get("/v1/metrics/bookings"), 504)
+        assert connected.is_set()
+        assert "shorter period" in details["detail"]
+
+
+async def test_a_stream_outlives_an_outage_and_ends_with_the_service() -> None:
+    async with (
+        without_stores(f"clickhouse://{HOST}:{free_port()}/openride") as instance,
+        instance.client.stream("GET", "/v1/metrics/realtime/stream?interval_seconds=60") as stream,
+    ):
+        said = stream.aiter_lines()
+        assert (await anext(said)).startswith(": no answer just now")
+        instance.service.begin_stop()
+        async with asyncio.timeout(5):
+            assert [line async for line in said if line] == []
+
+
+# Answers from the cache
+
+
+async def test_the_second_answer_is_a_hit_with_its_age(app: App) -> None:
+    city = anywhere()
+    first = await app.get("/v1/metrics/users", city=city)
+    second = await app.get("/v1/metrics/users", city=city)
+    assert [answer.headers["X-Cache"] for answer in (first, second)] == ["miss", "hit"]
+    assert first.headers["Age"] == "0"
+    assert 0 <= int(second.headers["Age"]) <= 60
+    assert second.content == first.content
+    assert "max-age=0" in second.headers["Cache-Control"]
+
+
+async def test_the_same_question_in_other_words_is_a_hit(app: App) -> None:
+    route = str(uuid4())
+    day = {"start_date": "2026-03-01", "end_date": "2026-03-01"}
+    await app.get("/v1/metrics/bookings", route_id=route, **day)
+    again = await app.get("/v1/metrics/bookings", **day, timezone="Africa/Lagos", route_id=route.upper())
+    assert again.headers["X-Cache"] == "hit"
+
+
+async def test_stored_events_make_kept_answers_old(app: App) -> None:
+    city = anywhere()
+    await app.get("/v1/metrics/users", city=city)
+    await app.post(lines(users(city, 1)))
+    assert (await app.get("/v1/metrics/users", city=city)).headers["X-Cache"] == "miss"
+
+
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', '"other",{}'])
+async def test_an_answer_that_has_not_changed_is_a_304(app: App, form: str) -> None:
+    question = {"start_date": "2026-03-01", "end_date": "2026-03-02", "city": anywhere()}
+    etag = (await app.get("/v1/metrics/users", **question)).headers["ETag"]
+    unchanged = await app.client.get(
+        "/v1/metrics/users", params=question, headers={"If-None-Match": form.format(etag)}
+    )
+    assert unchanged.status_code == 304
+    assert unchanged.content == b""
+    assert unchanged.headers["ETag"] == etag
+
+
+async def test_an_answer_that_has_changed_is_sent_again(app: App) -> None:
+    city = anywhere()
+    etag = (await app.get("/v1/metrics/users", city=city)).headers["ETag"]
+    await app.post(lines(users(city, 1)))
+    changed = await app.client.get(
+        "/v1/metrics/users", params={"city": city}, headers={"If-None-Match": etag}
+    )
+    assert changed.status_code == 200
+    assert changed.headers["ETag"] != etag
+
+
+async def test_equal_questions_at_the_same_time_get_equal_answers(app: App) -> None:
+    city = anywhere()
+    answers = await asyncio.gather(*(app.get("/v1/metrics/users", city=city) for _ in range(10)))
+    assert len({answer.content for answer in answers}) == 1
+
+
+# Events over HTTP
+
+
+@pytest.mark.parametrize(
+    "form", ["ndjson", "array", "crlf", "bom", "bom_array", "empty_lines", "no_last_line_break", "gzip"]
+)
+async def test_events_are_stored_and_visible_once_they_are_accepted(app: App, form: str) -> None:
+    city = anywhere()
+    events = users(city, 3)
+    headers = GZIP if form == "gzip" else NDJSON
+    body = {
+        "ndjson": lines(events),
+        "array": json.dumps(events).encode(),
+        "crlf": lines(events, "\r\n"),
+        "bom": BOM + lines(events),
+        "bom_array": BOM + b"\n " + json.dumps(events).encode(),
+        "empty_lines": b"\n\r\n" + lines(events, "\n\n  \n"),
+        "no_last_line_break": lines(events).rstrip(),
+        "gzip": gzip.compress(lines(events)),
+    }[form]
+    response = await app.post(body, headers)
+    assert response.status_code == 202, response.text
+    assert response.json() == {"accepted": 3, "duplicates_possible": True, "rejected": []}
+    assert await app.registered(city) == 3
+
+
+async def test_a_gzip_body_of_several_parts_is_stored_whole(app: App) -> None:
+    city = anywhere()
+    body = b"".join(gzip.compress(lines([event])) for event in users(city, 3))
+    assert (await app.post(body, GZIP)).json()["accepted"] == 3
+    assert await app.registered(city) == 3
+
+
+async def test_the_same_events_again_change_nothing(app: App) -> None:
+    city = anywhere()
+    events = users(city, 5)
+    for event in events[:2]:
+        event["event_id"] = str(uuid4())
+    await app.post(lines(events))
+    before = await app.get_json("/v1/metrics/users", city=city)
+    again = await app.post(lines([*events, *events]))
+    assert again.json()["accepted"] == 10
+    assert await app.get_json("/v1/metrics/users", city=city) == before
+    assert before["summary"]["registrations"] == 5
+
+
+async def test_rejections_name_their_line_and_the_rest_is_stored(app: App) -> None:
+    city = anywhere()
+    good = [json.dumps(event).encode() for event in users(city, 2)]
+    unknown = json.dumps(minimal("user.registered") | {"event_type": "user.vanished"}).encode()
+    bad_role = json.dumps(minimal("user.registered", role="PILOT")).encode()
+    response = await app.post(b"\r\n".join([good[0], b"", b"{not json", unknown, bad_role, good[1]]))
+    receipt = response.json()
+    assert response.status_code == 202
+    assert receipt["accepted"] == 2
+    assert [(each["line"], each["field"]) for each in receipt["rejected"]] == [
+        (3, ""),
+        (4, "event_type"),
+        (5, "role"),
+    ]
+    assert all(each["reason"] and each["detail"] for each in receipt["rejected"])
+    assert await app.registered(city) == 2
+
+
+async def test_rejections_of_an_array_name_their_place(app: App) -> None:
+    city = anywhere()
+    receipt = (await app.post(json.dumps([*users(city, 1), 7, *users(city, 1)]).encode())).json()
+    assert receipt["accepted"] == 2
+    assert [each["line"] for each in receipt["rejected"]] == [2]
+
+
+async def test_a_body_without_events_is_accepted(app: App) -> None:
+    for body in (b"", b"\n\n", b"[]", BOM):
+        response = await app.post(body)
+        assert response.status_code == 202
+        assert response.json() == {"accepted": 0, "duplicates_possible": True, "rejected": []}
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"not gzip at all", "not gzip"),
+        (b"", "cut off"),
+        (gzip.compress(b"{}" * 500)[:-10], "cut off"),
+        (gzip.compress(b"{}" * 500)[:-8] + b"\0" * 8, "not gzip"),
+        (gzip.compress(b"{}") + b"something else", "not gzip"),
+    ],
+)
+async def test_a_broken_gzip_body_is_a_400(app: App, body: bytes, detail: str) -> None:
+    assert detail in problem(await app.post(body, GZIP), 400)["detail"]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+async def test_a_gzip_bomb_is_a_413(app: App, parts: int) -> None:
+    part = gzip.compress(b" " * (MAX_REQUEST_BYTES // parts + 1))
+    assert str(MAX_REQUEST_BYTES) in problem(await app.post(part * parts, GZIP), 413)["detail"]
+
+
+@pytest.mark.parametrize("body", [b"[", b"[{},", b"[{}] {}", b'[{"a": 1}', b"[" * 10_000])
+async def test_a_broken_array_is_a_400(app: App, body: bytes) -> None:
+    assert "JSON array" in problem(await app.post(body), 400)["detail"]
+
+
+# The stream
+
+
+async def test_the_stream_yields_metrics_events(app: App) -> None:
+    answers: list[dict[str, Any]] = []
+    async with (
+        asyncio.timeout(20),
+        app.client.stream("GET", "/v1/metrics/realtime/stream?interval_seconds=1&window_minutes=5") as stream,
+    ):
+        assert stream.status_code == 200
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        name = ""
+        async for line in stream.aiter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                assert name == "metrics"
+                answers.append(json.loads(value))
+                if len(answers) == 2:
+                    break
+    alone = await app.get_json("/v1/metrics/realtime", window_minutes="5")
+    assert [set(answer) for answer in answers] == [set(alone)] * 2
+
+
+# Documentation and operations
+
+
+def _properties(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, component in schema["components"]["schemas"].items():
+        for key, described in component.get("properties", {}).items():
+            yield f"{name}.{key}", described
+
+
+async def test_the_schema_is_openapi_and_describes_everything(app: App) -> None:
+    schema = await app.get_json("/schema")
+    assert schema["openapi"].startswith("3.1")
+    operations = {
+        f"{method} {path}": operation
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert {f"get /v1/metrics/{name}" for name in METRICS} < set(operations)
+    assert {"post /v1/events", "get /health/ready", "get /v1/metrics/realtime/stream"} < set(operations)
+
+    asked = [(where, one) for where, each in operations.items() for one in each.get("parameters", [])]
+    assert [(where, one["name"]) for where, one in asked if not one.get("description")] == []
+    assert [(where, one["name"]) for where, one in asked if not one["schema"].get("examples")] == []
+    assert [where for where, operation in operations.items() if not operation.get("summary")] == []
+
+    properties = list(_properties(schema))
+    assert len(properties) > 100
+    assert [name for name, described in properties if not described.get("description")] == []
+
+
+@pytest.mark.parametrize("endpoint", METRICS)
+async def test_the_schema_lists_the_parameters_an_endpoint_takes(app: App, endpoint: str) -> None:
+    schema = await app.get_json("/schema")
+    listed = {one["name"] for one in schema["paths"][f"/v1/metrics/{endpoint}"]["get"]["parameters"]}
+    told = faults(await app.get(f"/v1/metrics/{endpoint}", nothing="1"))["nothing"]
+    assert f"There are: {', '.join(sorted(listed))}." in told
+
+
+@pytest.mark.parametrize("endpoint", METRICS)
+async def test_the_schema_lists_the_fields_of_an_answer(app: App, endpoint: str) -> None:
+    schema = await app.get_json("/schema")
+
+    def fields(described: dict[str, Any]) -> dict[str, Any]:
+        """The properties of the component that is referred to, beside a description or not."""
+        (reference,) = described.get("allOf", [described])
+        found = schema["components"]["schemas"][reference["$ref"].rsplit("/", 1)[1]]
+        return dict(found["properties"])
+
+    responses = schema["paths"][f"/v1/metrics/{endpoint}"]["get"]["responses"]
+    documented = fields(responses["200"]["content"]["application/json"]["schema"])
+    answer = await app.get_json(f"/v1/metrics/{endpoint}")
+    assert set(documented) == set(answer)
+    assert set(fields(documented["summary"])) == set(answer["summary"])
+
+
+async def test_there_is_a_page_to_try_it(app: App) -> None:
+    page = await app.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_a_ready_service_says_the_state_of_each_part(app: App, path: str) -> None:
+    response = await app.get(path)
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.json()["status"] == "ok"
+    assert response.json()["parts"] == {
+        "clickhouse": "ok",
+        "postgres": "ok",
+        "migrations": "ok",
+        "redis": "off",
+        "kafka": "off",
+    }
+
+
+async def test_a_living_process_says_so(app: App) -> None:
+    assert await app.get_json("/health/live") == {"status": "ok"}
+
+
+async def test_prometheus_gets_counters_and_times_by_route(app: App) -> None:
+    await app.post(lines(users(anywhere(), 1)))
+    await app.get(f"/nothing/{uuid4()}")
+    text = (await app.get("/metrics")).text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    stored = sum(sample.value for sample in samples if sample.name == "openride_events_stored_total")
+    assert stored >= 1
+    routes = {value for sample in samples for name, value in sample.labels.items() if name == "path"}
+    assert "/v1/events" in routes
+    assert not any(route.startswith("/nothing") for route in routes)

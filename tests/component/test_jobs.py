@@ -1,0 +1,88 @@
+"""Scheduled jobs: each due time is run once, however many instances there are."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from unittest.mock import create_autospec
+
+import asyncpg
+import pytest_asyncio
+
+from openride_analytics import postgres
+from openride_analytics.jobs import Jobs
+from openride_analytics.migrations import load
+from openride_analytics.warehouse import Warehouse
+
+DUE = datetime(2026, 3, 1, 3, 17, tzinfo=UTC)
+
+
+@pytest_asyncio.fixture
+async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """PostgreSQL with the service's tables."""
+    pool = await postgres.connect(postgres_url)
+    for migration in load("postgres"):
+        for statement in migration.statements:
+            await pool.execute(statement)
+    yield pool
+    await postgres.close(pool)
+
+
+def instance(pool: "asyncpg.Pool[asyncpg.Record]") -> Jobs:
+    """The jobs of one instance."""
+    return Jobs(pool, create_autospec(Warehouse, instance=True))
+
+
+async def test_of_two_instances_one_runs_a_due_time(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    runs: list[int] = []
+    instances = [instance(pool) for _ in range(2)]
+
+    async def work() -> None:
+        runs.append(1)
+
+    claimed = await asyncio.gather(*(jobs.run_once("report", DUE, work) for jobs in instances * 3))
+    assert sorted(claimed) == [*[False] * 5, True]
+    assert runs == [1]
+    row = await pool.fetchrow("SELECT finished_at, error FROM job_runs WHERE job = 'report'")
+    assert row is not None
+    assert row["finished_at"] is not None
+    assert row["error"] is None
+
+
+async def test_another_due_time_and_another_job_are_runs_of_their_own(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    jobs = instance(pool)
+    runs: list[str] = []
+
+    async def work() -> None:
+        runs.append("run")
+
+    assert await jobs.run_once("report", DUE, work)
+    assert await jobs.run_once("report", DUE.replace(day=2), work)
+    assert await jobs.run_once("cleaning", DUE, work)
+    assert not await jobs.run_once("report", DUE, work)
+    assert len(runs) == 3
+
+
+async def test_a_failing_job_is_recorded_with_its_error_and_is_not_run_again(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    jobs = instance(pool)
+
+    async def fail() -> None:
+        raise LookupError("no such report" + "!" * 2_000)
+
+    assert await jobs.run_once("report", DUE, fail)
+    assert not await jobs.run_once("report", DUE, fail)
+    row = await pool.fetchrow("SELECT finished_at, error FROM job_runs WHERE job = 'report'")
+    assert row is not None
+    assert row["error"].startswith("LookupError: no such report")
+    assert len(row["error"]) <= 1_000
+    assert row["finished_at"] is not None
+
+
+async def test_a_scheduler_that_never_started_can_be_stopped(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    jobs = instance(pool)
+    jobs.stop()
+    jobs.start()
+    jobs.stop()
