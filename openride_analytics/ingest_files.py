@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 import httpx
 import zstandard
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -105,7 +106,13 @@ async def _to_kafka(files: Sequence[str], config: Config, progress: Progress) ->
                     elif record:
                         homeless += 1
 
-    sent = await produce(config.kafka, records())
+    try:
+        sent = await produce(config.kafka, records())
+    except (KafkaError, OSError) as error:
+        _console.print(
+            f"not everything was produced: {type(error).__name__}: {error}", style="red", markup=False
+        )
+        return 1
     _console.print(f"{sent} produced, {homeless} without a topic for their event_type")
     return 1 if homeless else 0
 

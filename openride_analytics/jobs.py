@@ -11,7 +11,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from openride_analytics.ingest.pipeline import settle_clashes
+from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class Jobs:
     def start(self) -> None:
         """Begins to wait for due times."""
         # Insurance: a crash between an insert and its settling leaves nothing behind for longer than a night.
-        self._daily("settle_clashes", lambda: settle_clashes(self._warehouse, []), hour=3, minute=17)
+        self._daily("settle_clashes", lambda: settle_all_clashes(self._warehouse), hour=3, minute=17)
         self._scheduler.start()
 
     def stop(self) -> None:

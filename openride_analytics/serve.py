@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
@@ -33,6 +34,9 @@ def run(config: Config, alongside: Callable[[Service], Awaitable[None]] | None =
 
     `alongside` runs beside the service, from when it is ready, and ends with it.
     """
+    # Events are many short-lived objects without cycles: looking for cycles at every 700 of them costs a tenth of the CPU.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, alongside))
 

@@ -31,7 +31,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 _PROBE_SECONDS: Final = 2.0
 _PROBE_KEPT_SECONDS: Final = 1.0
-_FLUSH_SECONDS: Final = 10.0
+_FLUSH_SECONDS: Final = 5.0
 
 Status = Literal["ok", "degraded", "unavailable"]
 
@@ -95,7 +95,7 @@ class Service:
             parts = await self._probe()
             if any(parts[name] != "ok" for name in ("clickhouse", "postgres", "migrations")):
                 status: Status = "unavailable"
-            elif any(parts[name] == "away" for name in ("redis", "kafka")):
+            elif any(parts[name] in ("away", "retrying") for name in ("redis", "kafka", "ingest")):
                 status = "degraded"
             else:
                 status = "ok"
@@ -122,6 +122,7 @@ class Service:
             "migrations": "ok" if self.started.is_set() else "starting",
             "redis": ("ok" if await self.cache.answers() else "away") if self.config.redis.url else "off",
             "kafka": ("ok" if self.kafka.connected else "away") if self.kafka else "off",
+            "ingest": "retrying" if self.pipeline.last_error else "ok",
         }
 
     async def _start(self) -> None:

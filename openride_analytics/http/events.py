@@ -94,9 +94,11 @@ class _TakesEvents(Operation):
 async def post_events(request: Request[Any, Any, State]) -> Response[bytes]:
     """Decodes the body in slices and waits until the pipeline has stored it."""
     service: Service = request.app.state.service
+    if not service.pipeline.has_room:  # before the body is read: what waits here must stay bounded
+        raise BadRequest("The store is behind; send the events again a little later.", status=503)
     limit = service.config.ingest.max_request_bytes
     body = _unpacked(await request.body(), request.headers.get("content-encoding", "identity"), limit)
-    lines = _records(body)
+    lines = _records(body, is_ndjson="ndjson" in request.headers.get("content-type", ""))
     arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
     records = [record for _, record in lines]
     events, refused = await decode_records(records, acceptance_now(service.config))
@@ -140,10 +142,10 @@ def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
     return bytes(unpacked)
 
 
-def _records(body: bytes) -> list[tuple[int, bytes]]:
+def _records(body: bytes, *, is_ndjson: bool) -> list[tuple[int, bytes]]:
     """The records with their line (or place in the array), from 1. Empty lines are none."""
     text = body.removeprefix(_BOM).lstrip()
-    if text.startswith(b"["):
+    if text.startswith(b"[") and not is_ndjson:
         try:
             items = msgspec.json.decode(text, type=list[msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -26,9 +26,16 @@ class Health(Struct, kw_only=True):
     parts: Annotated[
         dict[str, str],
         Meta(
-            description="Each part's state: `ok`, `away`, `off` (not configured), `starting`, `stopping`.",
+            description="Each part: `ok`, `away`, `off` (not configured), `starting`, `stopping`, `retrying` (ingest).",
             examples=[
-                {"clickhouse": "ok", "postgres": "ok", "redis": "ok", "kafka": "ok", "migrations": "ok"}
+                {
+                    "clickhouse": "ok",
+                    "postgres": "ok",
+                    "redis": "ok",
+                    "kafka": "ok",
+                    "migrations": "ok",
+                    "ingest": "ok",
+                }
             ],
         ),
     ]
@@ -68,7 +75,7 @@ async def health(request: Request[Any, Any, State]) -> Response[bytes]:
 async def prometheus_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """In Prometheus' text format."""
     service: Service = request.app.state.service
-    return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
 
 async def _report(request: Request[Any, Any, State]) -> Response[bytes]:

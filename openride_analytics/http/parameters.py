@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
 from litestar.openapi.spec import Parameter as OpenAPIParameter
 
-from openride_analytics.config import Analytics
+from openride_analytics.config import Analytics, time_zones
 from openride_analytics.http.problems import BadRequest, FieldProblem
 from openride_analytics.metrics.drivers import SORTS
 from openride_analytics.metrics.question import Filters, Question
@@ -212,14 +212,12 @@ def question_key(endpoint: str, question: Question) -> str:
         "compare": question.compare,
         "limit": question.limit,
         "sort": question.sort,
+        "default_currency": question.default_currency,
+        "on_time_minutes": question.on_time_minutes,
         **question.filters.given,
     }
     return f"{endpoint}?" + "&".join(f"{name}={value!r}" for name, value in parts.items())
 
 
 def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        return False
-    return True
+    return name in time_zones()

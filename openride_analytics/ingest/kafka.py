@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
 
 import structlog
@@ -150,12 +150,14 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def _take_in(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
         values = [record.value or b"" for record in records]
         events, refused = await decode_records(values, acceptance_now(self._config))
-        arrived_ms = min(record.timestamp for record in records)
+        now_ms = int(time() * 1000)
+        # A producer's clock may be anything; nothing arrives after now.
+        arrived_ms = min(now_ms, max(0, min(record.timestamp for record in records)))
         letters = [
             DeadLetter.of(
                 values[index],
                 error,
-                rejected_ms=records[index].timestamp,
+                rejected_ms=now_ms,
                 topic=partition.topic,
                 partition=partition.partition,
                 offset=records[index].offset,
@@ -251,7 +253,11 @@ class DeadLetterTopic:
                         acks="all",
                         max_request_size=16 * 1_048_576,
                     )
-                    await producer.start()
+                    try:
+                        await producer.start()
+                    except BaseException:
+                        await producer.stop()
+                        raise
                     self._producer = producer
                 sent = [
                     await self._producer.send(
@@ -328,17 +334,21 @@ def topic_for(event_type: str, topics: Sequence[str]) -> str | None:
 
 
 async def produce(settings: Kafka, records: AsyncIterator[tuple[str, bytes]]) -> int:
-    """Sends records to their topics, acknowledged by all replicas, and returns how many. Raises KafkaError."""
+    """Sends records to their topics and returns how many, each acknowledged by all replicas. Raises KafkaError."""
     producer = AIOKafkaProducer(
         **_connection(settings), enable_idempotence=True, compression_type="lz4", linger_ms=20
     )
     await producer.start()
     sent = 0
+    unacknowledged: list[Any] = []
     try:
         async for topic, record in records:
-            await producer.send(topic, record)
+            unacknowledged.append(await producer.send(topic, record))
             sent += 1
-        await producer.flush()
+            if len(unacknowledged) >= _MAX_POLL_RECORDS:
+                await asyncio.gather(*unacknowledged)
+                unacknowledged.clear()
+        await asyncio.gather(*unacknowledged)
     finally:
         await producer.stop()
     return sent

@@ -20,7 +20,7 @@ import structlog
 from openride_analytics.events import BadEvent, Event
 from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.warehouse import ContentRefused, Value, Warehouse, WarehouseError
+from openride_analytics.warehouse import ContentRefused, Row, Value, Warehouse, WarehouseError
 
 log = structlog.get_logger(__name__)
 
@@ -218,21 +218,32 @@ async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[UUID]) -> Non
     """Of several contents under one id the earliest wins (then by event type); the others get a tombstone.
 
     The order is total and does not know arrival, and a key that has lost can never win again: settling is idempotent
-    and the order of batches does not matter. An empty list of ids checks all that are stored.
+    and the order of batches does not matter.
     """
-    ids = {"ids": [str(event_id) for event_id in event_ids]}
-    clashing = await warehouse.query(_CLASHING, ids)
-    if not clashing:
-        return
-    losers = {"ids": [row["id"] for row in clashing]}
-    await warehouse.execute(_BURY_EVENTS, losers)
-    await warehouse.execute(_BURY_LOCATIONS, losers)
+    of_ids = _CLASHING.replace("{among}", "event_id IN {ids:Array(UUID)}")
+    await _bury(warehouse, await warehouse.query(of_ids, {"ids": [str(event_id) for event_id in event_ids]}))
 
+
+async def settle_all_clashes(warehouse: Warehouse) -> None:
+    """The same for all ids that are stored, a part of them at a time."""
+    of_part = _CLASHING.replace("{among}", f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}")
+    for part in range(_PARTS):
+        await _bury(warehouse, await warehouse.query(of_part, {"part": part}))
+
+
+async def _bury(warehouse: Warehouse, clashing: Sequence[Row]) -> None:
+    for start in range(0, len(clashing), IDS_PER_QUERY):
+        losers = {"ids": [row["id"] for row in clashing[start : start + IDS_PER_QUERY]]}
+        await warehouse.execute(_BURY_EVENTS, losers)
+        await warehouse.execute(_BURY_LOCATIONS, losers)
+
+
+_PARTS: Final = 64
 
 _CLASHING: Final = """
 SELECT toString(event_id) AS id
 FROM event_ids
-WHERE empty({ids:Array(UUID)}) OR event_id IN {ids:Array(UUID)}
+WHERE {among}
 GROUP BY event_id
 HAVING uniqExact(event_timestamp, event_type, driver_id) > 1
 """

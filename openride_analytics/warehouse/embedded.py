@@ -94,7 +94,7 @@ class EmbeddedWarehouse:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_seconds + 1):  # the engine's own limit comes first
-                return await loop.run_in_executor(self._threads, self._run, work)
+                return await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
         except TimeoutError:
             raise QueryTooLong("the embedded engine did not answer in time") from None
         except RuntimeError as error:
@@ -103,9 +103,10 @@ class EmbeddedWarehouse:
                 raise WarehouseUnavailable(str(error)) from error
             raise failure(int(code[1]), str(error)) from error
 
-    def _run(self, work: Callable[[Session], T]) -> T:
+    def _run(self, work: Callable[[Session], T], timeout_seconds: float) -> T:
         session = self._session()
         try:
+            session.query(f"SET max_execution_time = {timeout_seconds}")
             return work(session)
         except RuntimeError:
             # What a failed query had begun to answer would come before the session's next answer: take it away.
@@ -121,7 +122,6 @@ class EmbeddedWarehouse:
             session.query(f"USE {_DATABASE}")
             settings: dict[str, Any] = {
                 **SETTINGS,
-                "max_execution_time": self._query_timeout,
                 "output_format_json_quote_64bit_integers": 0,
                 "output_format_json_quote_denormals": 0,
             }

@@ -31,6 +31,7 @@ from openride_analytics.warehouse import (
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
+_PLACE_TIMEOUT_SECONDS = 10.0
 
 
 class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ignores
@@ -132,6 +133,18 @@ class ServerWarehouse:
             _abort(self._idle.pop())
 
     @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_PLACE_TIMEOUT_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise WarehouseUnavailable("all connections are busy") from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    @contextlib.asynccontextmanager
     async def _connection(
         self, timeout_seconds: float, own_options: dict[str, Any] | None = None
     ) -> AsyncIterator[_Connection]:
@@ -140,7 +153,7 @@ class ServerWarehouse:
         One with options of its own is new, and never given to another caller.
         """
         try:
-            async with asyncio.timeout(timeout_seconds), self._places:
+            async with self._place(), asyncio.timeout(timeout_seconds):
                 if self._idle and own_options is None:
                     connection = self._idle.pop()
                 else:

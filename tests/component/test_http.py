@@ -32,6 +32,7 @@ MAX_REQUEST_BYTES = 100_000
 METRICS = ("users", "bookings", "payments", "trips", "drivers", "routes")
 BOM = b"\xef\xbb\xbf"
 NDJSON = {"Content-Type": "application/x-ndjson"}
+ARRAY = {"Content-Type": "application/json"}
 GZIP = NDJSON | {"Content-Encoding": "gzip"}
 
 
@@ -60,8 +61,10 @@ class App:
         assert response.status_code == 200, response.text
         return response.json()
 
-    async def post(self, body: bytes, headers: dict[str, str] = NDJSON) -> httpx.Response:
-        """A body of events, whatever the answer."""
+    async def post(self, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+        """A body of events: an array if it begins like one, unless the headers say otherwise."""
+        is_array = body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        headers = headers or (ARRAY if is_array else NDJSON)
         return await self.client.post("/v1/events", content=body, headers=headers)
 
     async def registered(self, city: str) -> int:
@@ -419,7 +422,7 @@ async def test_equal_questions_at_the_same_time_get_equal_answers(app: App) -> N
 async def test_events_are_stored_and_visible_once_they_are_accepted(app: App, form: str) -> None:
     city = anywhere()
     events = users(city, 3)
-    headers = GZIP if form == "gzip" else NDJSON
+    headers = GZIP if form == "gzip" else None
     body = {
         "ndjson": lines(events),
         "array": json.dumps(events).encode(),
@@ -434,6 +437,15 @@ async def test_events_are_stored_and_visible_once_they_are_accepted(app: App, fo
     assert response.status_code == 202, response.text
     assert response.json() == {"accepted": 3, "duplicates_possible": True, "rejected": []}
     assert await app.registered(city) == 3
+
+
+async def test_a_line_of_ndjson_that_begins_like_an_array_is_refused_by_itself(app: App) -> None:
+    response = await app.post(b"[1]\n" + lines(users(anywhere(), 1)), NDJSON)
+    receipt = response.json()
+    assert receipt["accepted"] == 1
+    assert [(rejection["line"], rejection["reason"]) for rejection in receipt["rejected"]] == [
+        (1, "invalid_json")
+    ]
 
 
 async def test_a_gzip_body_of_several_parts_is_stored_whole(app: App) -> None:
@@ -609,6 +621,7 @@ async def test_a_ready_service_says_the_state_of_each_part(app: App, path: str) 
         "clickhouse": "ok",
         "postgres": "ok",
         "migrations": "ok",
+        "ingest": "ok",
         "redis": "off",
         "kafka": "off",
     }

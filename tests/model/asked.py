@@ -38,7 +38,7 @@ async def answer(warehouse: Warehouse, endpoint: str, question: Question) -> dic
         answered: dict[str, Any] = msgspec.to_builtins(await realtime.ask(warehouse, asked))
         return answered
     filters = {name: getattr(question, name) for name in FILTERS[endpoint] if name in Filters.__annotations__}
-    answered = msgspec.to_builtins(
+    found: dict[str, Any] = msgspec.to_builtins(
         await ENDPOINTS[endpoint].ask(
             warehouse,
             ServiceQuestion(
@@ -53,13 +53,17 @@ async def answer(warehouse: Warehouse, endpoint: str, question: Question) -> dic
             ),
         )
     )
-    return answered
+    return found
 
 
 def differences(expected: Any, actual: Any, path: str = "$") -> list[str]:
     """Where two answers differ: numbers may differ by rounding in the last places, all else must be equal."""
     if isinstance(expected, dict) and isinstance(actual, dict):
-        found = [f"{path}: fields {sorted(expected)} != {sorted(actual)}"] if expected.keys() != actual.keys() else []
+        found = (
+            [f"{path}: fields {sorted(expected)} != {sorted(actual)}"]
+            if expected.keys() != actual.keys()
+            else []
+        )
         for name in expected.keys() & actual.keys():
             found += differences(expected[name], actual[name], f"{path}.{name}")
         return found
@@ -72,4 +76,8 @@ def differences(expected: Any, actual: Any, path: str = "$") -> list[str]:
     if numbers and not isinstance(expected, bool) and not isinstance(actual, bool):
         close = abs(expected - actual) <= 1e-9 * max(1.0, abs(expected))
         return [] if close else [f"{path}: {expected!r} != {actual!r}"]
-    return [] if expected == actual and type(expected) is type(actual) else [f"{path}: {expected!r} != {actual!r}"]
+    return (
+        []
+        if expected == actual and type(expected) is type(actual)
+        else [f"{path}: {expected!r} != {actual!r}"]
+    )

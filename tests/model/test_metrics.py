@@ -18,7 +18,9 @@ DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_the_service_agrees_with_the_model(endpoint: str, embedded_warehouse: EmbeddedWarehouse) -> None:
+async def test_the_service_agrees_with_the_model(
+    endpoint: str, embedded_warehouse: EmbeddedWarehouse
+) -> None:
     @settings(
         max_examples=60,
         deadline=None,
