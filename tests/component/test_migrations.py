@@ -1,8 +1,9 @@
-"""Migrations: once, in order, whoever starts first, and never over a file that has changed."""
+"""Migrations: applied once, whoever starts first, and completed after any interruption."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -10,74 +11,225 @@ import pytest_asyncio
 
 from openride_analytics import migrations, postgres
 from openride_analytics.migrations import MigrationError, load, migrate, pending
-from openride_analytics.warehouse import StatementRefused, WarehouseError
+from openride_analytics.warehouse import (
+    Parameters,
+    StatementRefused,
+    Warehouse,
+    WarehouseUnavailable,
+    embedded,
+)
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 
 ALL = [f"{store}/{migration.name}" for store in ("postgres", "clickhouse") for migration in load(store)]
+RECORDED = "SELECT version, name, checksum FROM schema_migrations ORDER BY version"
 TABLES = """
-SELECT name, engine
+SELECT
+    name, engine, partition_key, sorting_key, primary_key,
+    extract(create_table_query, 'TTL .*') AS ends,
+    replaceAll(as_select, concat(currentDatabase(), '.'), '') AS selects
 FROM system.tables
-WHERE database = currentDatabase() AND name != 'schema_migrations'
+WHERE database = currentDatabase()
 ORDER BY name
+"""
+COLUMNS = """
+SELECT table, name, type, position, default_kind, default_expression
+FROM system.columns
+WHERE database = currentDatabase()
+ORDER BY table, position
+"""
+INDEXES = """
+SELECT table, name, type_full, expr, granularity
+FROM system.data_skipping_indices
+WHERE database = currentDatabase()
+ORDER BY table, name
 """
 
 
 @pytest_asyncio.fixture
-async def pool(postgres_url: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    made = await postgres.connect(postgres_url)
-    yield made
-    await postgres.close(made)
+async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """An empty database of PostgreSQL."""
+    pool = await postgres.connect(postgres_url)
+    yield pool
+    await postgres.close(pool)
 
 
 @pytest_asyncio.fixture
 async def warehouse(clickhouse_url: str) -> AsyncIterator[ServerWarehouse]:
-    made = ServerWarehouse(clickhouse_url, query_timeout_seconds=10, insert_timeout_seconds=30)
-    yield made
-    await made.close()
+    """An empty database of ClickHouse."""
+    warehouse = server(clickhouse_url)
+    yield warehouse
+    await warehouse.close()
 
 
-async def test_migrations_are_applied_once(
+@pytest_asyncio.fixture
+async def embedded_and_empty(
+    embedded_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[EmbeddedWarehouse]:
+    """An empty database of the embedded engine."""
+    monkeypatch.setattr(embedded, "_DATABASE", "migrated")
+    warehouse = EmbeddedWarehouse(embedded_folder, query_timeout_seconds=30, insert_timeout_seconds=60)
+    yield warehouse
+    await warehouse.execute("DROP DATABASE migrated SYNC")
+    await warehouse.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The migrations' own files, to be changed."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(migrations._folder(), folder)
+    monkeypatch.setattr(migrations, "_folder", lambda: folder)
+    return folder
+
+
+def server(url: str) -> ServerWarehouse:
+    return ServerWarehouse(url, query_timeout_seconds=30, insert_timeout_seconds=30)
+
+
+class CutOff(ServerWarehouse):
+    """One that is gone after so many statements."""
+
+    def __init__(self, url: str, *, statements: int) -> None:
+        super().__init__(url, query_timeout_seconds=30, insert_timeout_seconds=30)
+        self._left = statements
+
+    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+        if not self._left:
+            raise WarehouseUnavailable("gone")
+        self._left -= 1
+        await super().execute(statement, parameters)
+
+
+async def recorded(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
+) -> dict[str, list[tuple[int, str, str]]]:
+    in_postgres = [dict(row) for row in await pool.fetch(RECORDED)]
+    in_clickhouse = await warehouse.query(RECORDED)
+    return {
+        store: [(row["version"], row["name"], row["checksum"]) for row in rows]
+        for store, rows in {"postgres": in_postgres, "clickhouse": in_clickhouse}.items()
+    }
+
+
+def to_be_recorded() -> dict[str, list[tuple[int, str, str]]]:
+    return {
+        store: [(migration.version, migration.name, migration.checksum) for migration in load(store)]
+        for store in ("postgres", "clickhouse")
+    }
+
+
+async def schema(warehouse: Warehouse) -> list[dict[str, object]]:
+    return [row for sql in (TABLES, COLUMNS, INDEXES) for row in await warehouse.query(sql)]
+
+
+async def test_each_is_applied_once_and_recorded(
     pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse
 ) -> None:
     assert await migrate(pool, warehouse) == ALL
+    assert await recorded(pool, warehouse) == to_be_recorded()
+    before = await schema(warehouse)
     assert await migrate(pool, warehouse) == []
+    assert await recorded(pool, warehouse) == to_be_recorded()
+    assert await schema(warehouse) == before
+
+
+async def test_of_several_instances_that_start_together_one_applies_them(
+    postgres_url: str, clickhouse_url: str
+) -> None:
+    async def start() -> list[str]:
+        pool, warehouse = await postgres.connect(postgres_url), server(clickhouse_url)
+        try:
+            return await migrate(pool, warehouse)
+        finally:
+            await warehouse.close()
+            await postgres.close(pool)
+
+    applied = await asyncio.gather(*(start() for _ in range(3)))
+    assert sorted(applied) == [[], [], ALL]
+
+
+async def test_a_new_file_is_pending_until_it_is_applied(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, folder: Path
+) -> None:
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await pending(pool, warehouse)
+    await migrate(pool, warehouse)
+    assert await pending(pool, warehouse) == []
+    for store in ("postgres", "clickhouse"):
+        (folder / store / "9001_more.sql").write_text("SELECT 1;\n", encoding="utf-8")
+    assert await pending(pool, warehouse) == ["postgres/9001_more", "clickhouse/9001_more"]
+    assert await migrate(pool, warehouse) == ["postgres/9001_more", "clickhouse/9001_more"]
     assert await pending(pool, warehouse) == []
 
 
-async def test_instances_that_start_together_apply_them_once(
-    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse
-) -> None:
-    applied = await asyncio.gather(*(migrate(pool, warehouse) for _ in range(3)))
-    assert sorted(applied, key=len) == [[], [], ALL]
-    recorded = await warehouse.query("SELECT count() AS n FROM schema_migrations")
-    assert recorded == [{"n": len(load("clickhouse"))}]
-
-
-async def test_an_applied_file_that_has_changed_stops_the_start(
-    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("store", ["postgres", "clickhouse"])
+async def test_a_file_that_was_changed_after_it_was_applied_stops_the_start(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, folder: Path, store: str
 ) -> None:
     await migrate(pool, warehouse)
-    changed = [replace(migration, checksum="another") for migration in load("clickhouse")]
-    monkeypatch.setattr(migrations, "load", lambda store: changed if store == "clickhouse" else load(store))
-    with pytest.raises(MigrationError, match="was changed after it had been applied"):
+    before = await recorded(pool, warehouse)
+    changed = min((folder / store).iterdir())
+    changed.write_text(changed.read_text(encoding="utf-8") + "-- one word more\n", encoding="utf-8")
+    (folder / store / "9001_more.sql").write_text("SELECT 1;\n", encoding="utf-8")
+    with pytest.raises(MigrationError, match=changed.stem):
         await migrate(pool, warehouse)
+    assert await recorded(pool, warehouse) == before
 
 
-async def test_a_migration_that_failed_half_way_is_repeated(
-    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, monkeypatch: pytest.MonkeyPatch
+async def test_cut_off_after_any_statement_of_clickhouse_they_are_completed_later(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    warehouse: ServerWarehouse,
+    clickhouse_url: str,
+    embedded_and_empty: EmbeddedWarehouse,
 ) -> None:
-    broken = [replace(m, statements=(*m.statements[:3], "CREATE NONSENSE")) for m in load("clickhouse")]
-    with monkeypatch.context() as patched:
-        patched.setattr(migrations, "load", lambda store: broken if store == "clickhouse" else load(store))
-        with pytest.raises(StatementRefused):
-            await migrate(pool, warehouse)
-    with pytest.raises((WarehouseError, asyncpg.PostgresError)):
-        await pending(pool, warehouse)
+    # Beside the files' own: the database, the table of the record, and the record of each file.
+    statements = sum(len(migration.statements) + 1 for migration in load("clickhouse")) + 2
+    for number in range(statements):
+        failing = CutOff(clickhouse_url, statements=number)
+        with pytest.raises(WarehouseUnavailable, match="gone"):
+            await migrate(pool, failing)
+        await failing.close()
     assert await migrate(pool, warehouse) == ALL
+    assert await recorded(pool, warehouse) == to_be_recorded()
+    for statement in (statement for migration in load("clickhouse") for statement in migration.statements):
+        await embedded_and_empty.execute(statement)
+    await warehouse.execute("DROP TABLE schema_migrations SYNC")
+    assert await schema(warehouse) == await schema(embedded_and_empty)
 
 
-async def test_the_embedded_engine_and_the_server_get_the_same_tables(
-    embedded_warehouse: EmbeddedWarehouse, server_warehouse: ServerWarehouse
+async def test_a_migration_that_fails_is_not_recorded_and_is_run_again_when_mended(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, folder: Path
 ) -> None:
-    assert await embedded_warehouse.query(TABLES) == await server_warehouse.query(TABLES)
+    await migrate(pool, warehouse)
+    more = folder / "clickhouse" / "9001_more.sql"
+    good = "CREATE TABLE IF NOT EXISTS more (n UInt8) ENGINE = Memory;\n"
+    more.write_text(f"{good}CREATE TABLE elsewhere ENGINE = Nothing;\n", encoding="utf-8")
+    (folder / "postgres" / "9001_more.sql").write_text("CREATE TABLE more (n integer);\n", encoding="utf-8")
+    with pytest.raises(StatementRefused):
+        await migrate(pool, warehouse)
+    assert await pending(pool, warehouse) == ["postgres/9001_more", "clickhouse/9001_more"]
+    assert await pool.fetchval("SELECT to_regclass('more')") is None, "PostgreSQL's part is all or nothing"
+
+    more.write_text(good, encoding="utf-8")
+    assert await migrate(pool, warehouse) == ["postgres/9001_more", "clickhouse/9001_more"]
+    assert await recorded(pool, warehouse) == to_be_recorded()
+
+
+async def test_the_embedded_engine_and_a_server_get_the_same_tables(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, embedded_and_empty: EmbeddedWarehouse
+) -> None:
+    await migrate(pool, warehouse)
+    await pool.execute("DROP TABLE schema_migrations, job_runs")
+    assert await migrate(pool, embedded_and_empty) == ALL
+    of_server = await schema(warehouse)
+    assert {row["name"] for row in of_server} > {"incoming", "events", "driver_locations", "dead_letters"}
+    assert await schema(embedded_and_empty) == of_server
+    assert await migrate(pool, embedded_and_empty) == []
+    assert await pending(pool, embedded_and_empty) == []
+
+
+def test_an_installation_without_files_says_so(folder: Path) -> None:
+    shutil.rmtree(folder / "clickhouse")
+    with pytest.raises(MigrationError, match="incomplete"):
+        load("clickhouse")
