@@ -1,8 +1,9 @@
 """Events from Kafka, at least once: an offset is committed only after its event is stored.
 
-aiokafka may forget records that it had already handed out when a fetch fails, so this module keeps its own next offset
-for each partition and seeks back on any error. While the store is behind, partitions are paused but polled, so that the
-consumer stays in its group. A consumer that makes no progress is replaced by a new one.
+aiokafka may drop good records and still move its position when a fetch fails, so its position is never committed, only
+offsets of records that are stored; and after any error the consumer is replaced by a new one, which begins at the
+committed offsets. So is one that makes no progress. While the store is behind, partitions are paused but polled, so that
+the consumer stays in its group.
 """
 
 import asyncio
@@ -65,7 +66,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._metrics = metrics
         self._consumer: Any = None
         self._in_flight: deque[_InFlight] = deque()
-        self._next: dict[TopicPartition, int] = {}
         self._uncommitted: dict[TopicPartition, int] = {}
         self._stopping = asyncio.Event()
         self._committing = asyncio.Lock()
@@ -129,11 +129,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             else:
                 consumer.pause(*assigned)  # each time: a new assignment comes unpaused
                 progressed = monotonic()
-            try:
-                fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MAX_POLL_RECORDS)
-            except KafkaError:
-                self._seek_back(consumer)
-                raise
+            fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MAX_POLL_RECORDS)
             for partition, records in fetched.items():
                 if partition in consumer.assignment():
                     await self._take_in(partition, records)
@@ -166,9 +162,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             for index, error in refused
         ]
         stored = await self._pipeline.put_at_once(events, letters, arrived_ms)
-        next_offset = records[-1].offset + 1
-        self._next[partition] = next_offset
-        self._in_flight.append(_InFlight(partition, next_offset, stored))
+        self._in_flight.append(_InFlight(partition, records[-1].offset + 1, stored))
 
     async def _commit_stored(self) -> None:
         """Commits up to the first record that is not stored yet."""
@@ -210,13 +204,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     def _forget(self) -> None:
         self._in_flight.clear()
-        self._next.clear()
         self._uncommitted.clear()
-
-    def _seek_back(self, consumer: Any) -> None:
-        for partition, offset in self._next.items():
-            if partition in consumer.assignment():
-                consumer.seek(partition, offset)
 
     async def _measure_lag(self, consumer: Any) -> int:
         """Records not yet read, over all partitions of this instance."""

@@ -4,6 +4,7 @@ Applied at start from the configuration, as the tables' TTL. The registrations o
 never deleted by age: cumulative numbers (total users, active routes, a route's city) rest on them.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from openride_analytics.config import Retention
@@ -28,25 +29,28 @@ FROM system.tables
 WHERE database = currentDatabase() AND name IN {names:Array(String)}
 """
 
-_COLD_POLICIES: Final = (
-    "SELECT policy_name FROM system.storage_policies WHERE volume_name = 'cold' ORDER BY policy_name"
-)
+_POLICIES: Final = """
+SELECT policy_name, groupArray(volume_name) AS volumes
+FROM system.storage_policies
+GROUP BY policy_name
+ORDER BY policy_name
+"""
 
 
 async def apply(warehouse: Warehouse, retention: Retention) -> list[str]:
     """Brings the tables' TTL in line with the configuration; returns the tables that had to be changed.
 
-    Data moves only where the server has a storage policy with a volume named `cold`; the event tables are put on it.
+    Data moves only where the server has a storage policy with a volume named `cold` that the event tables can be put on.
     """
     tables = {row["name"]: row for row in await warehouse.query(_TABLES, {"names": list(_TIMES)})}
-    policies = [row["policy_name"] for row in await warehouse.query(_COLD_POLICIES)]
+    policies = {row["policy_name"]: set(row["volumes"]) for row in await warehouse.query(_POLICIES)}
     changed = []
     for name, time in _TIMES.items():
-        moves = bool(policies) and name in _MOVED
-        if moves and tables[name]["storage_policy"] not in policies:
-            await warehouse.execute(f"ALTER TABLE {name} MODIFY SETTING storage_policy = '{policies[0]}'")
         rules = []
-        if moves and retention.hot_days:
+        policy = tables[name]["storage_policy"]
+        if retention.hot_days and name in _MOVED and (cold := _cold_policy(policy, policies)):
+            if cold != policy:
+                await warehouse.execute(f"ALTER TABLE {name} MODIFY SETTING storage_policy = '{cold}'")
             rules.append(f"{time} + toIntervalDay({retention.hot_days}) TO VOLUME 'cold'")
         if retention.cold_days:
             rules.append(f"{time} + toIntervalDay({retention.cold_days}){_DELETE_ONLY.get(name, '')}")
@@ -57,6 +61,13 @@ async def apply(warehouse: Warehouse, retention: Retention) -> list[str]:
         await warehouse.execute(f"ALTER TABLE {name} {f'MODIFY TTL {wanted}' if wanted else 'REMOVE TTL'}")
         changed.append(name)
     return changed
+
+
+def _cold_policy(now: str, policies: Mapping[str, set[str]]) -> str | None:
+    """A policy with a volume `cold` for a table: its own, or one with all volumes of its own, else ClickHouse refuses."""
+    needed = policies.get(now, set()) | {"cold"}
+    fitting = [name for name, volumes in policies.items() if volumes >= needed]
+    return now if now in fitting else next(iter(fitting), None)
 
 
 def _ttl(create_table_query: str) -> str:

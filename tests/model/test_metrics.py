@@ -22,7 +22,7 @@ async def test_the_service_agrees_with_the_model(
     endpoint: str, embedded_warehouse: EmbeddedWarehouse
 ) -> None:
     @settings(
-        max_examples=60,
+        max_examples=50,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
