@@ -90,6 +90,7 @@ def test_stores_without_an_address_are_no_missing_parts(service: ServiceProcess)
         "clickhouse": "ok",
         "postgres": "ok",
         "migrations": "ok",
+        "ingest": "ok",
         "redis": "off",
         "kafka": "off",
     }
