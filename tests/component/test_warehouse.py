@@ -286,7 +286,9 @@ class TestServer:
         task = asyncio.create_task(server_warehouse.query(f"{LONG_QUERY} SETTINGS log_comment = 'abandoned'"))
         running = "SELECT count() AS n FROM system.processes WHERE query LIKE '%abandoned%' AND query NOT LIKE '%LIKE%'"
         await _until(server_warehouse, running, 1)
-        task.cancel()
+        while not task.done():  # Python 3.11's wait_for, inside asynch, may swallow a cancellation
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
         await _until(server_warehouse, running, 0)
 
     async def test_more_callers_than_places_wait_their_turn(self, clickhouse_url: str) -> None:
@@ -440,6 +442,6 @@ async def _late_failure(warehouse: Warehouse) -> None:
 
 
 async def _until(warehouse: Warehouse, sql: str, n: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await warehouse.query(sql) != [{"n": n}]:  # noqa: ASYNC110  # a server does not notify
             await asyncio.sleep(0.02)
