@@ -45,6 +45,7 @@ _START_TIMEOUT_SECONDS: Final = 30.0
 # Shorter than the group waits for a member in a rebalance: what is not stored by then is left to the new owner.
 _SETTLE_SECONDS: Final = 8.0
 _REBALANCE_SECONDS: Final = 30.0
+_METADATA_SECONDS: Final = 30.0
 _STUCK_AFTER_SECONDS: Final = 60.0
 _HELD_SECONDS: Final = 30.0
 # So many records after a failure are read one by one, so that those before the bad place get through.
@@ -211,7 +212,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=int(_METADATA_SECONDS * 1000),
             rebalance_timeout_ms=int(_REBALANCE_SECONDS * 1000),
             max_partition_fetch_bytes=4 * 1_048_576,
             # A fetch waits for a good load, but not long: hundreds of small ones a second cost more than the events.
