@@ -25,7 +25,16 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
 
 from openride_analytics.config import Config, Kafka
 from openride_analytics.events import LOCATION_EVENT
@@ -55,6 +64,15 @@ _LONGEST_PAUSE_SECONDS: Final = 15.0
 _LOSSES_REMEMBERED: Final = 100
 _PUBLISH_SECONDS: Final = 10.0
 _PUBLISH_REST_SECONDS: Final = 30.0
+
+
+# What is wrong with one partition's records, or our right to them; other errors of Kafka's are the whole consumer's.
+_OF_A_PARTITION: Final = (
+    CorruptRecordException,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
 
 
 class _Stuck(Exception):
@@ -265,9 +283,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetched = await consumer.getmany(
                 partition, timeout_ms=0, max_records=1 if progress.careful_records else _MAX_POLL_RECORDS
             )
-        except (ConsumerStoppedError, IllegalStateError):
-            raise
-        except Exception as error:  # noqa: BLE001  # a broken batch makes the unpacking raise anything
+        except Exception as error:  # a broken batch makes the unpacking raise anything
+            if isinstance(error, KafkaError | ConsumerStoppedError) and not isinstance(
+                error, _OF_A_PARTITION
+            ):
+                raise
             self._hold(partition, progress, error)
             return False
         records = fetched.get(partition)
