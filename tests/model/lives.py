@@ -8,6 +8,7 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from itertools import chain
 from random import Random
+from uuid import NAMESPACE_OID, uuid5
 from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from .periods import (
     DAY,
     MILLISECOND,
     AnalyticsQuestion,
+    Metric,
     Question,
     beginning_of,
     first_day,
@@ -37,6 +39,7 @@ from .streams import (
     within_days_of_streams,
 )
 
+PEOPLE = (*USERS, *(str(uuid5(NAMESPACE_OID, f"person {number}")) for number in range(7)))
 LIVES_ZONES = (*ZONES, "America/St_Johns", "Asia/Beirut")
 """Half-hour offset and clock change together, and a day (29 March) that begins at one o'clock."""
 
@@ -53,7 +56,10 @@ WELL_TRODDEN = (
     ("trip.started", "trip.completed", "trip.started", "trip.completed", "trip.started"),
 )
 
-METRICS_LIKE = {
+COMES_BACK = ("user.registered", "booking.created", "trip.completed", "booking.created", "trip.cancelled")
+"""The life of those who are followed from their registration."""
+
+METRICS_LIKE: dict[Metric, str] = {
     "bookings": "bookings",
     "revenue": "payments",
     "trips": "trips",
@@ -62,6 +68,15 @@ METRICS_LIKE = {
     "routes": "routes",
 }
 """The endpoint of metrics whose filters each of the geographic metrics takes."""
+ON_THE_MAP: dict[Metric, tuple[str, ...]] = {
+    "bookings": ("booking.created", "route.created"),
+    "revenue": ("booking.created", "payment.success", "route.created"),
+    "trips": ("trip.started", "trip.completed", "route.created"),
+    "users": ("user.registered",),
+    "drivers": ("driver.location.updated",),
+    "routes": ("route.created",),
+}
+"""What happens in the lives told to those who ask for a geographic metric."""
 WITH_POINTS = ("bookings", "trips", "drivers")
 """The geographic metrics that can be asked for by hexagon."""
 
@@ -70,24 +85,33 @@ class Life(Teller):
     """Makes the events of one user's life, the same ones for the same integer."""
 
     def __init__(
-        self, seed: int, number: int, anchors: list[datetime], question: AnalyticsQuestion, *, java_gaps: bool
+        self,
+        seed: int,
+        number: int,
+        anchors: list[datetime],
+        steps: tuple[str, ...],
+        gaps: list[timedelta],
+        *,
+        java_gaps: bool,
     ) -> None:
         super().__init__(seed, number, anchors, STORIES, java_gaps=java_gaps)
-        self.user_of_this = self.random.choice(USERS)
-        self.steps = question.steps
-        self.gaps = telling_gaps(question)
+        self.user_of_this = self.random.choice(PEOPLE)
+        self.steps = steps
+        self.gaps = gaps
 
     def next_type(self) -> str:
-        if self.told and self.chance(0.7):
+        if not self.told:
+            return self.random.choice(("user.registered", self.steps[0]))
+        if self.chance(0.8):
             return self.steps[len(self.told) % len(self.steps)]
-        return self.random.choice(("user.registered", "user.registered", *self.steps, *STEPS))
+        return self.random.choice(STEPS)
 
     def fields(self, kind: str) -> Event:
         self.which = self.random.randrange(THINGS)
         event = super().fields(kind)
         parties = [party for party in ("user_id", "rider_id", "driver_id") if party in event]
         if self.chance(0.9):
-            event[self.random.choice(parties)] = self.user_of_this
+            event[self.random.choice((parties[0], *parties))] = self.user_of_this
         return event
 
     def time(self) -> datetime:
@@ -124,8 +148,9 @@ def analytics_questions(draw: st.DrawFn, name: str) -> AnalyticsQuestion:
     like = METRICS_LIKE[metric] if name == "geographic" else "users"
     asked: Question = draw(questions(like, zones=LIVES_ZONES))
     any_steps = st.lists(st.sampled_from(STEPS), min_size=2, max_size=8).map(tuple)
+    now = draw(st.sampled_from((asked.end + 45 * DAY, asked.end + 9 * DAY, asked.now)))
     return AnalyticsQuestion(
-        **{field.name: getattr(asked, field.name) for field in fields(Question)},
+        **{field.name: getattr(asked, field.name) for field in fields(Question)} | {"now": now},
         steps=draw(st.one_of(st.sampled_from(WELL_TRODDEN), st.sampled_from(WELL_TRODDEN), any_steps)),
         window_hours=draw(st.sampled_from((168, 1, 24, 720))),
         breakdown=draw(st.sampled_from((None, "city", "state"))),
@@ -142,13 +167,12 @@ def analytics_questions(draw: st.DrawFn, name: str) -> AnalyticsQuestion:
 
 
 def telling_instants(question: AnalyticsQuestion) -> list[datetime]:
-    """The instants around which things should happen."""
+    """The instants around which things should happen, most of them in the period."""
     zone = ZoneInfo(question.timezone)
     unit = first_day(question.unit, local_day(question.start, zone))
+    middle = question.start + (question.end - question.start) / 2
     return [
-        question.start,
-        question.start + (question.end - question.start) / 2,
-        question.end - timedelta(hours=1),
+        *[question.start, middle, middle, max(question.start, question.end - timedelta(hours=1))] * 3,
         question.end,
         question.now,
         question.now - timedelta(hours=question.window_hours),
@@ -166,19 +190,15 @@ def analytics_cases(
     question = draw(analytics_questions(name))
     anchors = telling_instants(question)
     kinds = STORIES + FOCUS[METRICS_LIKE[question.metric]] if name == "geographic" else STORIES
-    seeds = st.integers(0, 2**20)
-    lives = draw(st.lists(st.tuples(st.integers(2, MOST_EVENTS_OF_A_STORY), seeds), min_size=4, max_size=20))
-    stories = draw(
-        st.lists(st.tuples(st.integers(0, MOST_EVENTS_OF_A_STORY), seeds), min_size=4, max_size=20)
-    )
+    steps = {"funnel": question.steps, "geographic": ON_THE_MAP[question.metric]}.get(name, COMES_BACK)
+    length, seed = st.integers(0, MOST_EVENTS_OF_A_STORY), st.integers(0, 2**20)
     tellers: list[tuple[Teller, int]] = []
-    for length, seed in stories:
-        teller = Teller(seed, len(tellers), anchors, kinds, java_gaps=java_gaps)
-        tellers.append((teller, length))
-    for length, seed in lives:
+    for long, told in draw(st.lists(st.tuples(length, seed), max_size=14)):
+        tellers.append((Teller(told, len(tellers), anchors, kinds, java_gaps=java_gaps), long))
+    for long, told in draw(st.lists(st.tuples(length, seed), min_size=12, max_size=32)):
         # Another seed than that of any story, so that no id is told twice by chance.
-        life = Life(seed + 2**21, len(tellers), anchors, question, java_gaps=java_gaps)
-        tellers.append((life, length))
-    events = list(chain.from_iterable(teller.tell(length) for teller, length in tellers))
+        life = Life(told + 2**21, len(tellers), anchors, steps, telling_gaps(question), java_gaps=java_gaps)
+        tellers.append((life, long))
+    events = list(chain.from_iterable(teller.tell(long) for teller, long in tellers))
     Random(len(events)).shuffle(events)
     return events, question

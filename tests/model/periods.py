@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 Granularity = Literal["hour", "day", "week", "month", "none"]
 Sort = Literal["earnings", "trips", "distance"]
 Unit = Literal["day", "week", "month"]
+Metric = Literal["bookings", "revenue", "trips", "users", "drivers", "routes"]
 
 MILLISECOND = timedelta(milliseconds=1)
 DAY = timedelta(days=1)
@@ -70,7 +71,7 @@ class AnalyticsQuestion(Question):
     mode: Literal["exact", "unbounded"] = "exact"
     role: Literal["RIDER", "DRIVER", "ADMIN"] | None = None
     # Geographic
-    metric: Literal["bookings", "revenue", "trips", "users", "drivers", "routes"] = "bookings"
+    metric: Metric = "bookings"
     level: Literal["state", "city", "h3"] = "state"
     resolution: int = 7
 
