@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from . import analytics, naive
-from .by_hand import MARCH, event, utc
+from .by_hand import MARCH, event, identity, utc
 from .lives import METRICS_LIKE, analytics_cases
 from .periods import AnalyticsQuestion
 from .stored import Event
@@ -253,6 +253,27 @@ def test_users_are_followed_by_the_week_of_their_first_registration() -> None:
     ]
 
 
+def test_the_period_has_its_first_instant_and_not_its_last() -> None:
+    sent = [
+        registered("a", "2026-03-01T00:00:00Z", state="FCT"),
+        registered("b", "2026-03-31T23:59:59.999Z", state="FCT"),
+        registered("c", "2026-04-01T00:00:00Z", state="FCT"),
+    ]
+    question = of_march(metric="users", steps=("user.registered", "booking.created"))
+    assert users(analytics.funnel(sent, question)) == [2, 0]
+    assert sum(row["size"] for row in analytics.cohort(sent, question)["cohorts"]) == 2
+    assert analytics.retention(sent, question)["days"][0]["eligible"] == 2
+    assert analytics.geographic(sent, question)["places"] == [{"state": "FCT", "value": 2, "share": 1.0}]
+
+
+def test_a_cell_begins_with_its_first_instant_and_is_over_with_the_next_one() -> None:
+    answer = analytics.cohort([], of_march(now=utc("2026-03-16T00:00Z")))
+    cells = {row["cohort"]: [cell["partial"] for cell in row["cells"]] for row in answer["cohorts"]}
+    assert cells["2026-03-02"] == [False, False, True]
+    assert cells["2026-03-16"] == [True]
+    assert cells["2026-03-23"] == []
+
+
 def test_cohorts_are_of_local_days_weeks_and_months() -> None:
     # In Kathmandu (+05:45) it is the 2nd of March already, a Monday; in New York still Sunday the 1st.
     sent = [registered("a", "2026-03-01T18:15:00Z"), registered("b", "2026-03-31T12:00:00Z")]
@@ -348,14 +369,16 @@ def test_the_first_registration_decides_the_role_and_the_time() -> None:
         event("user.upgraded_to_driver", "2026-03-09T10:00:00Z", user_id="a"),
         registered("again", "2026-02-02T10:00:00Z", role="RIDER"),
         registered("again", "2026-03-02T10:00:00Z", role="RIDER"),
+        registered("driver", "2026-03-02T10:00:00Z", role="DRIVER"),
     ]
 
     def day_7(**rest: Any) -> tuple[int, int]:
         (day,) = analytics.retention(sent, of_march(days=(7,), **rest))["days"]
         return day["eligible"], day["retained"]
 
-    assert day_7() == day_7(role="RIDER") == (1, 1)
-    assert day_7(role="DRIVER") == (0, 0)
+    assert day_7() == (2, 1)
+    assert day_7(role="RIDER") == (1, 1)
+    assert day_7(role="DRIVER") == (1, 0)
     assert day_7(city="Ikeja") == (0, 0)
 
 
@@ -402,7 +425,7 @@ def test_bookings_count_at_the_origin_of_the_route_they_were_first_created_on() 
         ("Lagos", None, 1, 0.25),
         (None, None, 1, 0.25),
     ]
-    assert places(sent, state="FCT") == [("Lagos", 1, 0.5), ("FCT", 1, 0.5)][::-1]
+    assert places(sent, state="FCT") == [("FCT", 1, 0.5), ("Lagos", 1, 0.5)]
 
 
 def test_bookings_by_hexagon_are_at_their_pickup() -> None:
@@ -432,7 +455,7 @@ def test_revenue_is_by_currency_and_ordered_by_the_default_one() -> None:
         booked("a", "2026-01-02T10:00:00Z", "of north", route_id="north"),
         paid("1", "of south", "10.50", "NGN"),
         paid("2", "of south", "19.50", "NGN"),
-        paid("2", "of south", "99", "NGN") | {"event_timestamp": "2026-03-03T10:00:00Z"},
+        paid("2", "of north", "99", "NGN") | {"event_timestamp": "2026-03-03T10:00:00Z"},
         paid("3", "of north", "90", "NGN"),
         paid("4", "of north", "0", "GHS"),
         paid("5", "never created", "0", "GHS"),
@@ -444,6 +467,8 @@ def test_revenue_is_by_currency_and_ordered_by_the_default_one() -> None:
         ("Lagos", {"NGN": "30.00"}, {"NGN": 0.25}),
         (None, {"GHS": "0.00", "XOF": "7.00"}, {"GHS": None, "XOF": 1.0}),
     ]
+    in_lagos = places(sent, metric="revenue", state="Lagos")
+    assert in_lagos == [("Lagos", {"NGN": "30.00"}, {"NGN": 1.0})]
     by_xof = places(sent, metric="revenue", default_currency="XOF")
     assert [state for state, *_ in by_xof] == [None, "FCT", "Lagos"]
 
@@ -460,6 +485,7 @@ def test_trips_count_where_completed_and_by_hexagon_where_they_started() -> None
         ),
     ]
     assert places(sent, metric="trips") == [("Lagos", 2, 1.0)]
+    assert places(sent, metric="trips", city="Garki") == []
     by_cell = places(sent, metric="trips", level="h3", resolution=4)
     assert [(row[0], row[3]) for row in by_cell] == [("84589c9ffffffff", 1), (None, 1)]
 
@@ -477,6 +503,9 @@ def test_a_driver_counts_once_in_each_place_he_was_in() -> None:
         seen("ccc", None, ABUJA),
     ]
     assert places(sent, metric="drivers") == [("Lagos", 2, 0.5), ("FCT", 1, 0.25), (None, 1, 0.25)]
+    assert places(sent, metric="drivers", driver_id=identity("bb")) == [("Lagos", 1, 1.0)]
+    at_home = [*sent, registered("a", "2026-01-02T10:00:00Z", state="Lagos")]
+    assert places(at_home, metric="drivers", state="Lagos") == [("FCT", 1, 0.5), ("Lagos", 1, 0.5)]
     by_cell = places(sent, metric="drivers", level="h3", resolution=4)
     assert [(row[0], row[3]) for row in by_cell] == [("84589c9ffffffff", 2), ("8458f47ffffffff", 2)]
 
@@ -491,7 +520,7 @@ def test_users_count_at_their_registration_and_routes_at_their_origin() -> None:
     ]
     assert places(sent, metric="users", level="city") == [("Lagos", "Ikeja", 1, 1.0)]
     assert places(sent, metric="routes", level="city") == [("FCT", "Garki", 1, 1.0)]
-    assert places([], metric="users") == []
+    assert places(sent, metric="users", state="FCT") == places(sent, metric="routes", state="Lagos") == []
 
 
 # Any stream
