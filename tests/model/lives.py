@@ -170,7 +170,8 @@ def telling_instants(question: AnalyticsQuestion) -> list[datetime]:
     """The instants around which things should happen, most of them in the period."""
     zone = ZoneInfo(question.timezone)
     unit = first_day(question.unit, local_day(question.start, zone))
-    middle = question.start + (question.end - question.start) / 2
+    # On a whole second, as the milliseconds within are those of the events without an id.
+    middle = (question.start + (question.end - question.start) / 2).replace(microsecond=0)
     return [
         *[question.start, middle, middle, max(question.start, question.end - timedelta(hours=1))] * 3,
         question.end,
