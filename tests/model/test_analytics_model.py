@@ -419,7 +419,7 @@ def test_bookings_by_hexagon_are_at_their_pickup() -> None:
         booked("a", "2026-03-02T10:00:00Z", "3", pickup_lat=9.0765, pickup_lon=7.3986),
         booked("a", "2026-03-02T10:00:00Z", "4"),
     ]
-    # The first two pickups are 460 m apart: in one cell of resolution 6, in two of resolution 9.
+    # The first two pickups are 470 m apart: in one cell of resolution 6, in two of resolution 9.
     cells = [(row[0], row[3], row[4]) for row in places(sent, level="h3", resolution=6)]
     assert cells == [("86589c987ffffff", 2, 0.5), ("8658f4697ffffff", 1, 0.25), (None, 1, 0.25)]
     (cell, lat, lon, *_), *_, unknown = places(sent, level="h3", resolution=9)
