@@ -37,6 +37,7 @@ from aiokafka.errors import (
 )
 
 from openride_analytics.config import Config, Kafka
+from openride_analytics.dialects import Dialects
 from openride_analytics.events import LOCATION_EVENT
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import Failure, Pipeline
@@ -153,8 +154,9 @@ class Loss:
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Reads the event topics into the pipeline. Call `run` in a task of its own and `stop` to end it."""
 
-    def __init__(self, config: Config, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, config: Config, dialects: Dialects, pipeline: Pipeline, metrics: Metrics) -> None:
         self._config = config
+        self._dialects = dialects
         self._pipeline = pipeline
         self._metrics = metrics
         self._consumer: Any = None
@@ -238,12 +240,12 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetch_max_wait_ms=100,
         )
         self._assigned = {}
-        consumer.subscribe(list(settings.topics), listener=self)
+        consumer.subscribe(list(self._dialects.topics), listener=self)
         try:
             await asyncio.wait_for(consumer.start(), _START_TIMEOUT_SECONDS)
             self.connected = True
             self._progressed = monotonic()
-            log.info("kafka_connected", group_id=settings.group_id, topics=list(settings.topics))
+            log.info("kafka_connected", group_id=settings.group_id, topics=list(self._dialects.topics))
             await _until_one_ends(
                 self._poll(consumer), self._commit_now_and_then(consumer), self._watch(consumer)
             )
@@ -319,7 +321,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     ) -> None:
         await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
-        events, refused = await decode_records(values, acceptance_now(self._config))
+        decode = self._dialects.decoder(partition.topic)
+        events, refused = await decode_records(values, acceptance_now(self._config), decode)
         now_ms = int(time() * 1000)
         # A producer's clock may be anything; nothing arrives after now.
         arrived_ms = min(now_ms, max(0, min(record.timestamp for record in records)))
@@ -332,6 +335,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 partition=partition.partition,
                 offset=records[index].offset,
                 key=records[index].key or b"",
+                event_type=self._dialects.event_type(partition.topic, values[index]),
             )
             for index, error in refused
         ]
