@@ -14,11 +14,12 @@ from typing import Any, Final, Literal
 import asyncpg
 import structlog
 
-from openride_analytics import migrations, postgres
+from openride_analytics import events, migrations, postgres
 from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, address_of
 from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
 from openride_analytics.ingest.pipeline import Pipeline
+from openride_analytics.ingest.replay import Replays
 from openride_analytics.jobs import Jobs
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse, WarehouseError, retention
@@ -60,6 +61,9 @@ class Service:
         )
         self.kafka = (
             KafkaSource(config, self.pipeline, self.metrics) if config.kafka.bootstrap_servers else None
+        )
+        self.replays = Replays(
+            self.warehouse, self.pipeline, self.metrics, config, decoder=lambda _topic: events.decode
         )
         self.stopping = asyncio.Event()
         self.started = asyncio.Event()

@@ -15,6 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
 from openride_analytics.http import health, problems
+from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
 from openride_analytics.http.metrics import handlers
 from openride_analytics.service import Service
@@ -63,6 +64,9 @@ def http_app(service: Service) -> Litestar:
         route_handlers=[
             *handlers(),
             post_events,
+            list_dead_letters,
+            get_dead_letter,
+            replay_dead_letters,
             health.health,
             health.live,
             health.ready,

@@ -22,7 +22,16 @@ class Metrics:
             registry=registry,
         )
         self.rejected = Counter(
-            "openride_events_rejected", "Records that became dead letters.", ["reason"], registry=registry
+            "openride_events_rejected",
+            "Records that became dead letters.",
+            ["reason", "topic"],  # a topic that is consumed, or `http`: both are few
+            registry=registry,
+        )
+        self.replayed = Counter(
+            "openride_dead_letters_replayed",
+            "Replays of dead letters, one for each letter tried.",
+            ["outcome"],
+            registry=registry,
         )
         self.insert_failures = Counter(
             "openride_insert_failures",

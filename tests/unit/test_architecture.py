@@ -20,7 +20,7 @@ ALLOWED = {
     "warehouse": {"config"},
     "migrations": {"warehouse"},
     "metrics": {"period", "warehouse"},
-    "ingest": {"events", "config", "ops", "warehouse"},
+    "ingest": {"events", "period", "config", "ops", "warehouse"},
 }
 # Who may know of the HTTP face.
 HTTP = {"http", "serve"}
