@@ -386,6 +386,10 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
     return msgspec.json.Decoder(struct, float_hook=str.encode).decode
 
 
+Decode = Callable[[bytes, Acceptance], Event]
+"""`decode`, or the same for another spelling of the events."""
+
+
 def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -> Event:
     """Checks one record and brings it into canonical form, or raises `BadEvent`.
 

@@ -35,8 +35,8 @@ class QueryParameter:
     whole_number_up_to: int | None = None
 
     @property
-    def openapi(self) -> OpenAPIParameter:
-        """Its documentation."""
+    def schema(self) -> Schema:
+        """Its values' documentation."""
         schema = Schema(type=OpenAPIType.STRING, examples=[self.example], format=self.format)
         if self.choices:
             schema.enum = list(self.choices)
@@ -44,8 +44,17 @@ class QueryParameter:
             schema = Schema(
                 type=OpenAPIType.INTEGER, minimum=1, maximum=self.whole_number_up_to, examples=[self.example]
             )
+        return schema
+
+    @property
+    def openapi(self) -> OpenAPIParameter:
+        """Its documentation."""
         return OpenAPIParameter(
-            name=self.name, param_in="query", description=self.description, required=False, schema=schema
+            name=self.name,
+            param_in="query",
+            description=self.description,
+            required=False,
+            schema=self.schema,
         )
 
 
@@ -118,7 +127,12 @@ _LONGEST_TEXT: Final = 200
 class Query:
     """The checked parameters of one request. Raises `BadRequest` with every fault it found."""
 
-    def __init__(self, given: Iterable[tuple[str, str]], taken: Iterable[str]) -> None:
+    def __init__(
+        self,
+        given: Iterable[tuple[str, str]],
+        taken: Iterable[str],
+        table: Mapping[str, QueryParameter] = PARAMETERS,
+    ) -> None:
         allowed = set(taken)
         self._errors: list[FieldProblem] = []
         self._values: dict[str, str] = {}
@@ -132,7 +146,7 @@ class Query:
             else:
                 self._values[name] = value
         for name, value in self._values.items():
-            self._check(PARAMETERS[name], value)
+            self._check(table[name], value)
         self._raise_faults()
 
     def question(self, analytics: Analytics, filters: Iterable[str], now: datetime) -> Question:
@@ -163,6 +177,10 @@ class Query:
             self._fault(error.field, error.message)
             self._raise_faults()
             raise
+
+    def text(self, name: str) -> str | None:
+        """A text as it was given, None if it was not."""
+        return self._values.get(name)
 
     def number(self, name: str, default: int) -> int:
         """A whole number."""
