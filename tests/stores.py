@@ -17,7 +17,7 @@ from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 
-TABLES = ("events", "driver_locations", "event_ids", "ingest_log", "dead_letters")
+TABLES = ("events", "driver_locations", "event_ids", "ingest_log", "dead_letters", "erased_users")
 NOW = datetime(2026, 4, 20, tzinfo=UTC)
 
 

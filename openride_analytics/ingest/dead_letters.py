@@ -1,5 +1,6 @@
 """Records that could not be accepted: kept with their bytes, the reason and where they came from."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
@@ -59,9 +60,29 @@ class DeadLetter:
 
 
 _COLUMNS: Final = tuple(column.name for column in fields(DeadLetter))
+_ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_IDS_PER_QUERY: Final = 5_000
+
+_ERASED: Final = "SELECT toString(user_id) AS id FROM erased_users WHERE user_id IN {ids:Array(UUID)}"
 
 
 async def store_dead_letters(warehouse: Warehouse, letters: Sequence[DeadLetter]) -> None:
-    """Stores them; the same one again changes nothing. Raises what `Warehouse.insert` raises."""
-    if letters:
-        await warehouse.insert("dead_letters", _COLUMNS, [astuple(letter) for letter in letters])
+    """Stores them, but for those that name an erased user; the same one again changes nothing.
+
+    Raises what `Warehouse.insert` and `Warehouse.query` raise.
+    """
+    named = [{found.lower().decode() for found in _ID.findall(_text(letter))} for letter in letters]
+    ids = sorted(set().union(*named))
+    erased = set[str]()
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        rows = await warehouse.query(_ERASED, {"ids": ids[start : start + _IDS_PER_QUERY]})
+        erased.update(row["id"] for row in rows)
+    kept = [letter for letter, of_letter in zip(letters, named, strict=True) if not of_letter & erased]
+    if kept:
+        await warehouse.insert("dead_letters", _COLUMNS, [astuple(letter) for letter in kept])
+
+
+def _text(letter: DeadLetter) -> bytes:
+    """All of it that may name somebody."""
+    texts = f" {letter.field} {letter.detail} {letter.event_type}"
+    return letter.key + b" " + letter.record + texts.encode(errors="replace")

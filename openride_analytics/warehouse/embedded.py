@@ -6,6 +6,7 @@ a few threads keeps a session of its own, because one session serialises its que
 
 import asyncio
 import contextlib
+import fcntl
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ class EmbeddedWarehouse:
     def _session(self) -> Session:
         session: Session = getattr(self._local, "session", None)
         if session is None:
-            session = self._new_session(str(self._folder))
+            session = self._opened()
             session.query(f"CREATE DATABASE IF NOT EXISTS {_DATABASE} ENGINE = Atomic")
             session.query(f"USE {_DATABASE}")
             settings: dict[str, Any] = {
@@ -130,6 +131,29 @@ class EmbeddedWarehouse:
             self._local.session = session
             self._sessions.append(session)
         return session
+
+    def _opened(self) -> Session:
+        try:
+            return self._new_session(str(self._folder))
+        except RuntimeError as error:
+            # The engine refuses a folder that another process has open, whose data stays as it is, but does not say so.
+            if _is_locked(self._folder / "status"):
+                raise WarehouseUnavailable(
+                    f"{self._folder} is in use by another process: stop it first"
+                ) from error
+            raise
+
+
+def _is_locked(file: Path) -> bool:
+    """Whether a process holds the lock that the engine keeps on this file for as long as it is open."""
+    try:
+        with file.open("rb") as status:
+            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _literals(row: Sequence[Value]) -> bytes:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest_asyncio
 
 from openride_analytics import postgres
+from openride_analytics.cache import MemoryCache
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import load
 from openride_analytics.warehouse import Warehouse
@@ -29,7 +30,7 @@ async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 def instance(pool: "asyncpg.Pool[asyncpg.Record]") -> Jobs:
     """The jobs of one instance."""
-    return Jobs(pool, create_autospec(Warehouse, instance=True))
+    return Jobs(pool, create_autospec(Warehouse, instance=True), MemoryCache())
 
 
 async def test_of_two_instances_one_runs_a_due_time(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

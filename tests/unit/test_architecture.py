@@ -21,6 +21,8 @@ ALLOWED = {
     "migrations": {"warehouse"},
     "metrics": {"period", "warehouse"},
     "ingest": {"events", "config", "ops", "warehouse"},
+    "erasure": {"cache", "ingest", "warehouse"},
+    "rebuild": {"cache", "ingest", "warehouse"},
 }
 # Who may know of the HTTP face.
 HTTP = {"http", "serve"}
