@@ -7,6 +7,7 @@ a few threads keeps a session of its own, because one session serialises its que
 import asyncio
 import contextlib
 import fcntl
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ Session = Any  # chdb.session.Session, which comes without types
 _THREADS = 4
 _DATABASE = "openride"
 _CODE = re.compile(r"Code: (\d+)\.")
+
+# Looking whether the lock is free takes it for a moment, in which no engine of this process may start.
+_opening = threading.Lock()
 
 T = TypeVar("T")
 
@@ -133,27 +137,32 @@ class EmbeddedWarehouse:
         return session
 
     def _opened(self) -> Session:
-        try:
-            return self._new_session(str(self._folder))
-        except RuntimeError as error:
-            # The engine refuses a folder that another process has open, whose data stays as it is, but does not say so.
-            if _is_locked(self._folder / "status"):
-                raise WarehouseUnavailable(
-                    f"{self._folder} is in use by another process: stop it first"
-                ) from error
-            raise
+        # The engine refuses a folder that another process has open, and leaves it as it is; but it says so on standard
+        # error, and in an exception without the reason.
+        status = self._folder / "status"
+        in_use = f"{self._folder} is in use by another process: stop it first"
+        with _opening:
+            if (holder := _holder(status)) is not None and f"PID: {os.getpid()}\n" not in holder:
+                raise WarehouseUnavailable(in_use)
+            try:
+                return self._new_session(str(self._folder))
+            except RuntimeError as error:
+                if _holder(status) is not None:
+                    raise WarehouseUnavailable(in_use) from error
+                raise
 
 
-def _is_locked(file: Path) -> bool:
-    """Whether a process holds the lock that the engine keeps on this file for as long as it is open."""
+def _holder(file: Path) -> str | None:
+    """What the engine has written into the file that it keeps locked while it is open; None where nobody locks it."""
     try:
-        with file.open("rb") as status:
-            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with file.open(encoding="utf-8", errors="replace") as status:
+            try:
+                fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return status.read()
     except OSError:
         pass
-    return False
+    return None
 
 
 def _literals(row: Sequence[Value]) -> bytes:

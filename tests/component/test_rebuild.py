@@ -42,7 +42,7 @@ DAMAGE = {
     "nothing": [],
     "ids gone": ["TRUNCATE TABLE event_ids"],
     "half of the ids gone": [
-        "ALTER TABLE event_ids DELETE WHERE sipHash64(*) % 2 SETTINGS mutations_sync = 1"
+        "ALTER TABLE event_ids DELETE WHERE sipHash64(event_id, event_timestamp) % 2 SETTINGS mutations_sync = 1"
     ],
     "ids of nothing": [
         """
