@@ -12,6 +12,7 @@ from openride_analytics.cache import Cache, MemoryCache
 from openride_analytics.erasure import CacheAway, erase, erase_again
 from openride_analytics.events import BadEvent
 from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
+from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Parameters, Row, Value, Warehouse, WarehouseUnavailable
 from openride_analytics.warehouse.changes import inserts_ended, mutate
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
@@ -317,6 +318,15 @@ class TestLosersStayLost:
         assert await ids_of(warehouse) == {
             event["event_id"] for event in clashes() if event["event_id"].endswith("cd")
         }
+
+    async def test_settling_makes_no_tombstone_that_names_an_erased_user(self, warehouse: Warehouse) -> None:
+        await store(Unsettled(warehouse), clashes())
+        await warehouse.execute("INSERT INTO erased_users SELECT {user:UUID}, now64(3)", {"user": USER})
+        await settle_all_clashes(warehouse)
+        buried = await warehouse.query(
+            "SELECT toString(driver_id) AS driver FROM driver_locations WHERE is_deleted = 1"
+        )
+        assert buried == [{"driver": OTHER}]
 
 
 class TestDeadLetters:

@@ -41,7 +41,7 @@ async def test_the_service_agrees_with_the_model_when_a_user_is_erased(
 ) -> None:
     """Before everything comes again, and after."""
 
-    @settings(SLOW, max_examples=8)
+    @settings(SLOW, max_examples=6)
     @given(
         case=streams.cases(endpoint),
         user=st.sampled_from(streams.USERS),
