@@ -156,7 +156,7 @@ class Service:
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
-        self._jobs = Jobs(pool, self.warehouse)
+        self._jobs = Jobs(pool, self.warehouse, self.cache)
         self._jobs.start()
         self.started.set()
         log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")

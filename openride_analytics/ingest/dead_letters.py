@@ -82,14 +82,18 @@ class DeadLetter:
 
 
 _COLUMNS: Final = tuple(column.name for column in fields(DeadLetter))
+_ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+_ERASED: Final = "SELECT toString(user_id) AS id FROM erased_users WHERE user_id IN {ids:Array(UUID)}"
 
 
-async def store_dead_letters(warehouse: Warehouse, letters: Sequence[DeadLetter]) -> None:
+async def store_dead_letters(warehouse: Warehouse, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
     """Stores them; one that is stored already stays as it is, with the time of its first rejection.
 
-    So nobody who turns the pages meets a letter twice, or misses one that moved to the front meanwhile. Raises what
-    `Warehouse.insert` and `query` raise.
+    So nobody who turns the pages meets a letter twice, or misses one that moved to the front meanwhile. What names an
+    erased user is not kept: returns the others. Raises what `Warehouse.insert` and `query` raise.
     """
+    letters = await _without_erased_users(warehouse, letters)
     ids = [letter.dead_letter_id for letter in letters]
     known: set[str] = set()
     for start in range(0, len(ids), IDS_PER_QUERY):
@@ -97,6 +101,23 @@ async def store_dead_letters(warehouse: Warehouse, letters: Sequence[DeadLetter]
         known.update(row["dead_letter_id"] for row in rows)
     if new := [astuple(letter) for letter in letters if letter.dead_letter_id not in known]:
         await warehouse.insert("dead_letters", _COLUMNS, new)
+    return letters
+
+
+async def _without_erased_users(warehouse: Warehouse, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+    named = [{found.lower().decode() for found in _ID.findall(_text(letter))} for letter in letters]
+    ids = sorted(set().union(*named))
+    erased = set[str]()
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        rows = await warehouse.query(_ERASED, {"ids": ids[start : start + IDS_PER_QUERY]})
+        erased.update(row["id"] for row in rows)
+    return [letter for letter, of_letter in zip(letters, named, strict=True) if not of_letter & erased]
+
+
+def _text(letter: DeadLetter) -> bytes:
+    """All of it that may name somebody."""
+    texts = f" {letter.field} {letter.detail} {letter.event_type}"
+    return letter.key + b" " + letter.record + texts.encode(errors="replace")
 
 
 class Replay(Struct, kw_only=True):

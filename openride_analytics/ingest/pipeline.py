@@ -22,7 +22,7 @@ from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, Dea
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import (
     ContentRefused,
-    Row,
+    Parameters,
     StatementRefused,
     Value,
     Warehouse,
@@ -227,8 +227,7 @@ class Pipeline:
                     DeadLetter.of(event.line, UNSTORABLE, rejected_ms=submission.arrived_ms)
                     for event in submission.refused
                 ]
-        await store_dead_letters(self._warehouse, letters)
-        return letters
+        return await store_dead_letters(self._warehouse, letters)
 
 
 async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[Event]:
@@ -312,18 +311,21 @@ async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[UUID]) -> Non
     The order is total and does not know arrival, and a key that has lost can never win again: settling is idempotent
     and the order of batches does not matter.
     """
-    of_ids = _CLASHING.replace("{among}", "event_id IN {ids:Array(UUID)}")
-    await _bury(warehouse, await warehouse.query(of_ids, {"ids": [str(event_id) for event_id in event_ids]}))
+    ids = [str(event_id) for event_id in event_ids]
+    await settle_clashes_among(warehouse, "event_id IN {ids:Array(UUID)}", {"ids": ids})
 
 
 async def settle_all_clashes(warehouse: Warehouse) -> None:
     """The same for all ids that are stored, a part of them at a time."""
-    of_part = _CLASHING.replace("{among}", f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}")
     for part in range(_PARTS):
-        await _bury(warehouse, await warehouse.query(of_part, {"part": part}))
+        await settle_clashes_among(
+            warehouse, f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}", {"part": part}
+        )
 
 
-async def _bury(warehouse: Warehouse, clashing: Sequence[Row]) -> None:
+async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Parameters) -> None:
+    """The same for the ids in `event_ids` for which the condition `among` holds."""
+    clashing = await warehouse.query(_CLASHING.replace("{among}", among), parameters)
     for start in range(0, len(clashing), IDS_PER_QUERY):
         losers = {"ids": [row["id"] for row in clashing[start : start + IDS_PER_QUERY]]}
         await warehouse.execute(_BURY_EVENTS, losers)
@@ -365,4 +367,5 @@ INSERT INTO driver_locations (event_id, event_timestamp, driver_id, content_rank
 SELECT DISTINCT event_id, event_timestamp, driver_id, 18446744073709551615, 1
 {_LOSERS}
   AND event_type = 'driver.location.updated'
+  AND driver_id NOT IN (SELECT user_id FROM erased_users)
 """

@@ -22,6 +22,8 @@ ALLOWED = {
     "metrics": {"period", "warehouse"},
     "dialects": {"events", "config"},
     "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
+    "erasure": {"cache", "ingest", "warehouse"},
+    "rebuild": {"cache", "ingest", "warehouse"},
 }
 # Who may know of the HTTP face.
 HTTP = {"http", "serve"}
