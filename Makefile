@@ -5,10 +5,11 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS   ?=
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check format lint types coverage bench lock image clean
+.PHONY: help demo serve test check format lint types coverage bench fuzz fuzzapi lock image clean
 
 help: ## this page
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +48,12 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 
 bench: $(VENV)/dev.stamp ## measure ingestion, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
+
+fuzz: $(VENV)/dev.stamp ## mutate events against the decoder and the embedded engine, for SECONDS=600
+	OPENRIDE_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s --timeout=0 tests/hostile/test_fuzz.py $(ARGS)
+
+fuzzapi: $(VENV)/dev.stamp ## test the HTTP interface against its OpenAPI document, for SECONDS=600
+	OPENRIDE_SCHEMATHESIS_SECONDS=$(SECONDS) $(BIN)/python -m pytest --timeout=0 tests/hostile/test_openapi.py $(ARGS)
 
 # Pins that still fit the ranges are kept; `make lock ARGS=--upgrade` takes the newest of everything.
 # The result holds for every platform and Python version that pyproject.toml allows.

@@ -41,6 +41,9 @@ Weekday = Literal["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
 Party = Literal["RIDER", "DRIVER", "SYSTEM"]
 
 
+_LONGEST_DETAIL: Final = 300  # msgspec repeats what it does not know, however long
+
+
 class BadEvent(Exception):
     """A record that cannot be stored, and why.
 
@@ -52,7 +55,7 @@ class BadEvent(Exception):
         super().__init__(detail)
         self.reason: Reason = reason
         self.field = field
-        self.detail = detail
+        self.detail = detail[:_LONGEST_DETAIL]
 
 
 class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True):

@@ -4,8 +4,9 @@ Each record carries personal data where it can, so that whatever is kept of it m
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -32,7 +33,7 @@ class Case(NamedTuple):
     record: bytes | None
     reason: str = ""
     field: str = ""
-    row: dict[str, str] = {}
+    row: Mapping[str, str] = MappingProxyType({})
     event_id: str = ""
     """Of an accepted record."""
     at_once: bool = False

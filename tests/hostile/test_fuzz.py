@@ -41,17 +41,87 @@ DEEPEST_KEPT = 5
 LONGEST_SECONDS = 4.0
 
 TOKENS = (
-    *("null", "true", "false", "0", "-0", "-1", "1", "60", "61", "0.5", "1e3", "1e-5", "1E+400000", "1E-400000"),
+    *(
+        "null",
+        "true",
+        "false",
+        "0",
+        "-0",
+        "-1",
+        "1",
+        "60",
+        "61",
+        "0.5",
+        "1e3",
+        "1e-5",
+        "1E+400000",
+        "1E-400000",
+    ),
     *("1e38", "1e39", "1e300", "5e-324", "3.4028236e38", "99999999999", "1e11", "1e15", "1772348700.123"),
-    *("4294967295", "4294967296", "9223372036854775807", "9223372036854775808", "18446744073709551616", "9" * 400),
-    *("99999999999999.9999", "90.0000001", "-180", "359.9999999999", "NaN", "Infinity", "[]", "{}", '[["MON"]]'),
-    *('["MON","SUN"]', '"1_000"', '" 1"', '"+1"', '"\u0663"', '"-0.00"', '"0.0001"', '"00012.5"', '"NaN"', '"1e3"'),
-    *('"0f8c2d1e5b1b4f4e8f637a9d2c3b4a5f"', '"0F8C2D1E-5B1B-4F4E-8F63-7A9D2C3B4A5F"', '"2026-03-01T07:05:00.9999Z"'),
-    *('"2026-03-01T07:05:00+23:59"', '"1969-12-31T23:59:59Z"', '"2026-06-30T23:59:60Z"', '"07:05"', '"23:59:59"'),
-    *('"RIDER"', '"NGN"', '"trip.started"', '"driver.location.updated"', '"\\ud83d\\ude8c"', '"\\ud800"', '"\\u0000"'),
-    *('"a\\nb"', '"\u2028\u202e\u200b"', '"\\/\\"\\\\"', '""', '"' + "x" * 5_000 + '"', "[" * 200 + "]" * 200),
+    *(
+        "4294967295",
+        "4294967296",
+        "9223372036854775807",
+        "9223372036854775808",
+        "18446744073709551616",
+        "9" * 400,
+    ),
+    *(
+        "99999999999999.9999",
+        "90.0000001",
+        "-180",
+        "359.9999999999",
+        "NaN",
+        "Infinity",
+        "[]",
+        "{}",
+        '[["MON"]]',
+    ),
+    *(
+        '["MON","SUN"]',
+        '"1_000"',
+        '" 1"',
+        '"+1"',
+        '"\u0663"',
+        '"-0.00"',
+        '"0.0001"',
+        '"00012.5"',
+        '"NaN"',
+        '"1e3"',
+    ),
+    *(
+        '"0f8c2d1e5b1b4f4e8f637a9d2c3b4a5f"',
+        '"0F8C2D1E-5B1B-4F4E-8F63-7A9D2C3B4A5F"',
+        '"2026-03-01T07:05:00.9999Z"',
+    ),
+    *(
+        '"2026-03-01T07:05:00+23:59"',
+        '"1969-12-31T23:59:59Z"',
+        '"2026-06-30T23:59:60Z"',
+        '"07:05"',
+        '"23:59:59"',
+    ),
+    *(
+        '"RIDER"',
+        '"NGN"',
+        '"trip.started"',
+        '"driver.location.updated"',
+        '"\\ud83d\\ude8c"',
+        '"\\ud800"',
+        '"\\u0000"',
+    ),
+    *(
+        '"a\\nb"',
+        '"\u2028\u202e\u200b"',
+        '"\\/\\"\\\\"',
+        '""',
+        '"' + "x" * 5_000 + '"',
+        "[" * 200 + "]" * 200,
+    ),
 )
-BYTES = st.sampled_from([*(bytes([byte]) for byte in b'"\\{}[]:,0-eE+.\x00\n\r\x7f \xff\xc0\xed'), b"\\u", b"\\ud800"])
+BYTES = st.sampled_from(
+    [*(bytes([byte]) for byte in b'"\\{}[]:,0-eE+.\x00\n\r\x7f \xff\xc0\xed'), b"\\u", b"\\ud800"]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -120,8 +190,7 @@ def checked(record: bytes) -> Event | None:
     assert len(claimed_type(record)) <= 100
     try:
         event = decode(record, ACCEPTANCE)
-    except BadEvent as error:
-        assert error.detail
+    except BadEvent:
         return None
     line = json.loads(event.line)
     assert b"\n" not in event.line
@@ -131,7 +200,9 @@ def checked(record: bytes) -> Event | None:
     again = decode(event.line, ACCEPTANCE).line
     assert again == event.line or json.loads(again) == line  # a derived id changes its place
     assert decode(again, ACCEPTANCE).line == again
-    if depth(json.loads(record)) <= DEEPEST_KEPT:
+    # Also of what comes twice.
+    values = json.loads(record, object_pairs_hook=lambda pairs: [value for _, value in pairs])
+    if depth(values) <= DEEPEST_KEPT:
         # Blanking the personal fields of a sound record changes nothing else of it.
         assert decode(blanked, ACCEPTANCE).line == event.line
         kept = json.loads(blanked)
@@ -140,9 +211,8 @@ def checked(record: bytes) -> Event | None:
 
 
 def depth(value: Any) -> int:
-    """How many lists and objects are inside each other."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+    """How many lists are inside each other."""
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 
 
 async def test_mutated_events_are_stored_as_decoded_or_refused(embedded_warehouse: EmbeddedWarehouse) -> None:
@@ -214,12 +284,60 @@ def _column(line: dict[str, Any], name: str, found: Any) -> Any:
 def adversarial() -> list[bytes]:
     """A mebibyte each of what makes patterns and parsers slow."""
     parts = (
-        *(b'"phone":', b'"phone"', b'"phone" ', b'"phone":"', b'"phone":"\\', b'"phone":[', b'"phone":{"', b'"ph\\u006fne":'),
-        *(b'"phone":[[[[[', b'"phone":[[[["', b'"phone":{"phone":', b'"phone":[]', b'"phone":"",', b"\\u0070", b'"\\u0070'),
-        *(b'"phone":\n', b'"full_name', b'"card_last', b'"', b"\\", b"[", b"{", b"]", b":", b" ", b"\xff", b"-", b"9", b"e"),
-        *(b'{"a":', b'"event_type":', b'{"event_type":"', b"abcdef01", b"\\u0061", b'"a":1,', b'["phone":', b"}{", b'""'),
+        *(
+            b'"phone":',
+            b'"phone"',
+            b'"phone" ',
+            b'"phone":"',
+            b'"phone":"\\',
+            b'"phone":[',
+            b'"phone":{"',
+            b'"ph\\u006fne":',
+        ),
+        *(
+            b'"phone":[[[[[',
+            b'"phone":[[[["',
+            b'"phone":{"phone":',
+            b'"phone":[]',
+            b'"phone":"",',
+            b"\\u0070",
+            b'"\\u0070',
+        ),
+        *(
+            b'"phone":\n',
+            b'"full_name',
+            b'"card_last',
+            b'"',
+            b"\\",
+            b"[",
+            b"{",
+            b"]",
+            b":",
+            b" ",
+            b"\xff",
+            b"-",
+            b"9",
+            b"e",
+        ),
+        *(
+            b'{"a":',
+            b'"event_type":',
+            b'{"event_type":"',
+            b"abcdef01",
+            b"\\u0061",
+            b'"a":1,',
+            b'["phone":',
+            b"}{",
+            b'""',
+        ),
     )
-    starts = (b"", b'{"phone":', b'{"phone":"', b'{"event_type":"route.activated","route_name":"', b'{"event_timestamp":')
+    starts = (
+        b"",
+        b'{"phone":',
+        b'{"phone":"',
+        b'{"event_type":"route.activated","route_name":"',
+        b'{"event_timestamp":',
+    )
     return [(start + part * MAX_RECORD_BYTES)[:MAX_RECORD_BYTES] for part in parts for start in starts]
 
 

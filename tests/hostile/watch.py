@@ -31,7 +31,7 @@ class Watch:
     @property
     def grown_megabytes(self) -> float:
         """From the block's beginning to the highest point."""
-        return (self.peak_bytes - self._first_bytes) / 1e6
+        return float(self.peak_bytes - self._first_bytes) / 1e6
 
     def __enter__(self) -> Self:
         self._thread.start()
