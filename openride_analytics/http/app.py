@@ -54,7 +54,7 @@ class _Timed(ASGIMiddleware):
 
 
 # Bodies being read or decoded: so many of the largest.
-_BODIES_HELD: Final = 8
+_BODIES_HELD: Final = 6
 
 
 def http_app(service: Service) -> ASGIApp:

@@ -21,6 +21,7 @@ from openride_analytics.period import DEFAULT_DAYS, GRANULARITIES, BadPeriod, Pe
 
 MAX_LIMIT: Final = 1_000
 MAX_WINDOW_MINUTES: Final = 1_440
+_LONGEST_TEXT: Final = 200
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,20 @@ class QueryParameter:
     example: str | int
     choices: tuple[str, ...] = ()
     format: OpenAPIFormat | None = None
+    pattern: str = ""
     whole_number_up_to: int | None = None
 
     @property
     def schema(self) -> Schema:
         """Its values' documentation."""
-        schema = Schema(type=OpenAPIType.STRING, examples=[self.example], format=self.format)
+        schema = Schema(
+            type=OpenAPIType.STRING,
+            examples=[self.example],
+            format=self.format,
+            pattern=self.pattern or None,
+            min_length=1,
+            max_length=_LONGEST_TEXT,
+        )
         if self.choices:
             schema.enum = list(self.choices)
         if self.whole_number_up_to is not None:
@@ -89,7 +98,7 @@ PARAMETERS: Final = {
         QueryParameter("compare", "`previous` adds the period before.", "previous", ("previous",)),
         QueryParameter("city", "Only this city: of the user, or of the route's origin.", "Ikeja"),
         QueryParameter("state", "Only this state: of the user, or of the route's origin.", "Lagos"),
-        QueryParameter("currency", "Only this currency (ISO 4217).", "NGN"),
+        QueryParameter("currency", "Only this currency (ISO 4217).", "NGN", pattern="^[A-Z]{3}$"),
         QueryParameter("payment_method", "Only this payment method.", "card"),
         QueryParameter("provider", "Only this payment provider.", "paystack"),
         QueryParameter(
@@ -121,7 +130,6 @@ PERIOD: Final = ("start_date", "end_date", "timezone", "granularity", "compare")
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE | re.ASCII)
 _CURRENCY: Final = re.compile(r"[A-Z]{3}\Z", re.ASCII)
-_LONGEST_TEXT: Final = 200
 
 
 class Query:
