@@ -185,18 +185,19 @@ class Stage:
         for server in servers:
             if server.running:
                 server.kill()
-                self.report.killed(server.name)
+            else:
+                self._note_abort(server)
+            self.report.killed(server.name)
 
     def heal(self) -> None:
         """All servers answer, all connections pass, two services run."""
         for proxy in self.proxies.values():
             proxy.heal()
         for server in self.servers:
-            ran, pid = server.running, server.running and server.pid
+            before = server.pid if server.running else None
             server.ensure_running()
-            if ran and server.pid != pid:  # broken by a client that broke off, or hung
-                self.report.say(f"{server.name} had to be brought back")
-                self.report.killed(server.name)
+            if before not in (None, server.pid):  # it hung in its abort
+                self._note_abort(server)
         for service in self.services[2:]:
             service.resume()
             self.leave(service)
@@ -204,6 +205,13 @@ class Stage:
             if service.running:
                 service.resume()
             service.start()
+
+    def _note_abort(self, server: Server) -> None:
+        """The ClickHouse of the tests may end by itself when a client breaks off; nothing else may."""
+        if server is not self.clickhouse:
+            self.differ([f"{server.name} ended by itself: {server.logged()[-2000:]}"])
+        self.report.say(f"{server.name} had aborted: {server.logged().strip()[-300:]!r}")
+        self.report.killed(f"{server.name}, aborted by a broken connection")
 
     # What must hold.
 
