@@ -9,13 +9,13 @@ from contextlib import suppress
 from random import Random
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin import NewPartitions
 from redis import Redis, RedisError
 
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.process import Server
 
-from .stage import SESSION_SECONDS, Stage
+from .stage import SESSION_SECONDS, Stage, admin
 
 Fault = Callable[[Stage, Random], None]
 
@@ -142,13 +142,9 @@ def partitions_added(stage: Stage, chance: Random) -> None:
     producing = stage.producing
 
     async def add() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=stage.kafka.address)
-        await admin.start()
-        try:
-            more = {name: NewPartitions(total_count=producing.partitions + 1) for name in stage.topics.names}
-            await admin.create_partitions(more)
-        finally:
-            await admin.close()
+        more = {name: NewPartitions(total_count=producing.partitions + 1) for name in stage.topics.names}
+        async with admin(stage.addresses) as client:
+            await client.create_partitions(more)
 
     asyncio.run(add())
     producing.partitions += 1
@@ -168,7 +164,8 @@ def group_set_back_to_the_beginning(stage: Stage, chance: Random) -> None:
             deadline = time.monotonic() + 3 * BEYOND_SESSION
             while True:  # the killed ones are members until their sessions end
                 try:
-                    return await consumer.commit(offsets)
+                    await consumer.commit(offsets)
+                    return
                 except Exception:
                     if time.monotonic() > deadline:
                         raise

@@ -29,6 +29,7 @@ from openride_analytics import cli, migrations
 from openride_analytics.cache import RedisCache
 from openride_analytics.ingest import pipeline
 from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
+from openride_analytics.warehouse import WarehouseError
 from openride_analytics.warehouse.server import ServerWarehouse
 
 Function = Callable[..., Awaitable[Any]]
@@ -86,7 +87,7 @@ def counts_tombstones(_warehouse: Any, statement: str, *_: Any) -> bool:
     return "INSERT INTO" in statement
 
 
-COUNTS = {"dead_letters": counts_letters, "bury": counts_tombstones}
+COUNTS: dict[str, Callable[..., bool]] = {"dead_letters": counts_letters, "bury": counts_tombstones}
 
 
 def set_point(text: str) -> None:
@@ -136,7 +137,7 @@ def break_commits_first() -> None:
     put = pipeline.Pipeline.put_at_once
 
     async def put_and_believe(self: Any, *arguments: Any) -> "asyncio.Future[None]":
-        await put(self, *arguments)
+        _ = await put(self, *arguments)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
@@ -161,7 +162,7 @@ def break_gives_up() -> None:
     async def attempt_once(self: Any, *arguments: Any) -> Any:
         try:
             return await attempt(self, *arguments)
-        except pipeline.WarehouseError:
+        except WarehouseError:
             return []
 
     vars(pipeline)["Pipeline"]._try = attempt_once

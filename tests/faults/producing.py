@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from .stream import Stream, Truth
 
@@ -26,7 +27,14 @@ class Producing(threading.Thread):
     """
 
     def __init__(
-        self, address: str, prefix: str, stream: Stream, *, seed: int, urls: Callable[[], list[str]], rate: int
+        self,
+        address: str,
+        prefix: str,
+        stream: Stream,
+        *,
+        seed: int,
+        urls: Callable[[], list[str]],
+        rate: int,
     ) -> None:
         super().__init__(name="producing", daemon=True)
         self.truth = Truth()
@@ -92,16 +100,30 @@ class Producing(threading.Thread):
         return self._wanted.is_set() and not self._ending
 
     async def _over_kafka(self) -> None:
-        async with AIOKafkaProducer(
-            bootstrap_servers=self._address,
-            enable_idempotence=True,
-            compression_type=self._random.choice(CODECS),
-            request_timeout_ms=PATIENCE_SECONDS * 1000,
-        ) as producer:
+        producer = await self._connected()
+        try:
             while self._sending:
                 portion = self._stream.take(self._random.randint(1, self.rate // 2))
                 await self._send(producer, portion)
                 await asyncio.sleep(len(portion) / self.rate)
+        finally:
+            await producer.stop()
+
+    async def _connected(self) -> AIOKafkaProducer:
+        """A producer, as soon as the broker is there."""
+        while True:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self._address,
+                enable_idempotence=True,
+                compression_type=self._random.choice(CODECS),
+                request_timeout_ms=PATIENCE_SECONDS * 1000,
+            )
+            try:
+                await producer.start()
+                return producer
+            except (KafkaError, OSError):
+                await producer.stop()
+                await asyncio.sleep(0.2)
 
     async def _send(self, producer: AIOKafkaProducer, portion: list[Any]) -> None:
         unacknowledged = []
@@ -112,18 +134,14 @@ class Producing(threading.Thread):
             unacknowledged.append((record, sent))
         for record, sent in unacknowledged:
             at = await sent
-            self.truth.ends[at.topic, at.partition] += 1
-            if record.event is not None:
-                self.truth.events.append(record.event)
-            else:
-                self.truth.refused[at.topic, at.partition, at.offset] = record.reason
+            self.truth.log[at.topic, at.partition, at.offset] = record
 
     async def _over_http(self) -> None:
         async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
             while self._sending:
                 events = self._stream.take_events(HTTP_EVENTS)
                 if await self._post(client, b"\n".join(msgspec.json.encode(event) for event in events)):
-                    self.truth.events += events
+                    self.truth.posted += events
                 await asyncio.sleep(1.0)
 
     async def _post(self, client: httpx.AsyncClient, body: bytes) -> bool:

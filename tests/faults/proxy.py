@@ -152,6 +152,7 @@ class _Connection:
         self._proxy = proxy
         self._client = client
         self._server = server
+        self._half_closed = False
 
     async def run(self) -> None:
         """Until both directions have ended."""
@@ -172,8 +173,8 @@ class _Connection:
         _reset(self._server[1])
 
     def half_close(self) -> None:
-        with suppress(OSError, RuntimeError):
-            self._client[1].write_eof()
+        self._half_closed = True
+        _write_eof(self._client[1])
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, upwards: bool
@@ -185,15 +186,15 @@ class _Connection:
             await proxy.passing.wait()
             cut = False
             if upwards and proxy.bytes_left is not None:
-                piece = piece[: proxy.bytes_left]  # noqa: PLW2901  # what passes of it
+                piece = piece[: proxy.bytes_left]  # what passes of it
                 proxy.bytes_left -= len(piece)
                 cut = proxy.bytes_left <= 0
             elif not upwards and proxy.answers_left is not None:
                 proxy.answers_left -= 1
                 cut = proxy.answers_left <= 0
-                piece = b"" if cut else piece  # noqa: PLW2901
-            if writer.is_closing():
-                return
+                piece = b"" if cut else piece
+            if writer.is_closing() or (self._half_closed and not upwards):
+                continue
             writer.write(piece)
             await writer.drain()
             if cut:
@@ -202,9 +203,13 @@ class _Connection:
                 await asyncio.sleep(0.02)
                 self.reset()
                 return
-        with suppress(OSError, RuntimeError):
-            if not writer.is_closing():
-                writer.write_eof()
+        _write_eof(writer)
+
+
+def _write_eof(writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        if not writer.is_closing():
+            writer.write_eof()
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -4,13 +4,17 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import psutil
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
 
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.integration.running import Sections, ServiceProcess
@@ -24,7 +28,7 @@ from tests.servers.redis import RedisServer
 from .producing import Producing
 from .proxy import Proxy
 from .report import Report
-from .stream import ENDPOINTS, QUESTIONS, Place, Stored, Stream, compared, expected_answers, parameters
+from .stream import QUESTIONS, Place, Stored, Stream, compared, expected_answers, parameters
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 SESSION_SECONDS = 3
@@ -65,7 +69,8 @@ class Instance(ServiceProcess):
 
     def awaited_death(self, seconds: float) -> bool:
         """Whether it has died by its own fault within that time."""
-        assert self._leash is not None
+        if self._leash is None:  # it had not even started
+            return True
         deadline = time.monotonic() + seconds
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -89,28 +94,38 @@ class Stage:
     """
 
     def __init__(
-        self, report: Report, *, config: Sections | None = None, rate: int = 60, **faults: str | float
+        self,
+        report: Report,
+        *,
+        cluster: Sequence[KafkaServer] = (),
+        rate: int = 60,
+        **faults: str | float,
     ) -> None:
         self.report = report
-        self.kafka = KafkaServer()
+        self.brokers = list(cluster) or [KafkaServer()]
+        self.kafka = self.brokers[0]
         self.clickhouse = ClickHouseServer()
         self.postgres = PostgresServer()
         self.redis = RedisServer()
         inner = free_port()
         self.proxies = {
-            "kafka": Proxy(inner),
+            "kafka": Proxy(inner),  # where there is one broker
             "clickhouse": Proxy(self.clickhouse.port),
             "postgres": Proxy(self.postgres.port),
             "redis": Proxy(self.redis.port),
         }
-        _behind(self.kafka, inner, self.proxies["kafka"].port)
-        self.servers: list[Server] = [self.kafka, self.clickhouse, self.postgres, self.redis]
-        self.topics = EventTopics.fresh(self.kafka)
-        self.config = self._configuration() | dict(config or {})
+        self.addresses = ",".join(broker.address for broker in self.brokers)
+        self._services_broker = self.addresses
+        if not cluster:
+            _behind(self.kafka, inner, self.proxies["kafka"].port)
+            self._services_broker = f"{HOST}:{self.proxies['kafka'].port}"
+        self.servers: list[Server] = [*self.brokers, self.clickhouse, self.postgres, self.redis]
+        self.topics = EventTopics.fresh(self.kafka)._replace(address=self.addresses)
+        self.config = self._configuration()
         self.faults = faults
         self.services: list[Instance] = []
         self.producing = Producing(
-            self.kafka.address,
+            self.addresses,
             self.topics.prefix,
             Stream(report.seed),
             seed=report.seed,
@@ -128,7 +143,7 @@ class Stage:
             },
             "postgres": {"url": f"postgresql://postgres@{HOST}:{ports['postgres']}/postgres"},
             "redis": {"url": f"redis://{HOST}:{ports['redis']}/0"},
-            "kafka": {**self.topics.config(), "bootstrap_servers": f"{HOST}:{ports['kafka']}"},
+            "kafka": {**self.topics.config(), "bootstrap_servers": self._services_broker},
             # Many small batches, and soon too many: every fault meets several of them.
             "ingest": {"max_delay_seconds": 0.1, "max_batch_events": 200},
             "retention": {"hot_days": 0, "cold_days": 0},
@@ -136,13 +151,12 @@ class Stage:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for server in self.servers:
-                stack.enter_context(lent(server))
+            # At the same time: the brokers of a cluster wait for each other.
+            with ThreadPoolExecutor() as starting:
+                list(starting.map(stack.enter_context, [lent(server) for server in self.servers]))
             for proxy in self.proxies.values():
                 stack.enter_context(proxy)
-            asyncio.run(
-                self.topics.create(*self.topics.names, partitions=PARTITIONS, largest_bytes=1_048_588)
-            )
+            asyncio.run(self._create_topics())
             stack.callback(self._end_services)
             for _ in range(2):
                 self.join()
@@ -153,6 +167,21 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+    async def _create_topics(self) -> None:
+        replicas = len(self.brokers)
+        async with admin(self.addresses) as client:
+            await client.create_topics(
+                [
+                    NewTopic(
+                        name,
+                        num_partitions=PARTITIONS,
+                        replication_factor=replicas,
+                        topic_configs={"min.insync.replicas": str(max(1, replicas - 1))},
+                    )
+                    for name in self.topics.names
+                ]
+            )
 
     def _end_services(self) -> None:
         for service in self.services:
@@ -231,7 +260,7 @@ class Stage:
         found += self._fat_services()
         self.report.checks += 1
         self.report.say(
-            f"{truth.records} records, {len(rows)} events stored, {len(letters)} refused,"
+            f"{len(truth.log)} records, {len(rows)} events stored, {len(letters)} refused,"
             f" caught up after {took:.1f} s, {len(found)} differences"
         )
         self.differ(found)
@@ -247,12 +276,10 @@ class Stage:
 
     def _wait_until_caught_up(self) -> str:
         """Until the group has committed all that was sent; says what is missing if that takes too long."""
-        sent = dict(self.producing.truth.ends)
+        sent = self.producing.truth.ends
         deadline = time.monotonic() + CAUGHT_UP_SECONDS
         while True:
-            committed, ends = asyncio.run(
-                committed_and_end_offsets(self.topics, self.config["kafka"]["group_id"])
-            )
+            committed, ends = asyncio.run(self._offsets())
             has = {(at.topic, at.partition): offset for at, offset in committed.items()}
             if has == sent:
                 return ""
@@ -262,6 +289,14 @@ class Stage:
                 log = {(at.topic, at.partition): offset for at, offset in ends.items()}
                 return f"not caught up in {CAUGHT_UP_SECONDS:g} s: committed {has}, log {log}, sent {sent}"
             time.sleep(0.3)
+
+    async def _offsets(self) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
+        """What the group has committed, and where the log ends."""
+        try:
+            async with asyncio.timeout(20):
+                return await committed_and_end_offsets(self.topics, self.config["kafka"]["group_id"])
+        except (KafkaError, OSError, TimeoutError):  # a cluster that chooses new leaders
+            return {}, {}
 
     async def _stored(self) -> tuple[list[Stored], dict[Place, str]]:
         warehouse = ServerWarehouse(self.clickhouse.url, query_timeout_seconds=60, insert_timeout_seconds=60)
@@ -305,12 +340,22 @@ class Stage:
     def table(self) -> str:
         truth = self.producing.truth
         return self.report.table(
-            records_in_the_log=truth.records,
+            records_in_the_log=len(truth.log),
             events_sent=len(truth.events),
             events_stored=truth.distinct(),
             repeats_and_clashes=len(truth.events) - truth.distinct(),
             records_refused=len(truth.refused),
         )
+
+
+@asynccontextmanager
+async def admin(addresses: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=addresses)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 def _behind(kafka: KafkaServer, inner: int, outer: int) -> None:

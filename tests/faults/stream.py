@@ -131,15 +131,25 @@ def _of_world(world: UUID, name: str, value: Any) -> Any:
 class Truth:
     """What was sent and acknowledged, and so must be known."""
 
-    events: list[Event] = field(default_factory=list)
-    refused: dict[Place, str] = field(default_factory=dict)
-    """Reasons by place."""
-    ends: Counter[tuple[str, int]] = field(default_factory=Counter)
-    """Records by topic and partition."""
+    log: dict[Place, Record] = field(default_factory=dict)
+    """What is on Kafka."""
+    posted: list[Event] = field(default_factory=list)
+    """What came over HTTP."""
 
     @property
-    def records(self) -> int:
-        return self.ends.total()
+    def events(self) -> list[Event]:
+        """All good ones, repeats included."""
+        return [record.event for record in self.log.values() if record.event is not None] + self.posted
+
+    @property
+    def refused(self) -> dict[Place, str]:
+        """The reasons of the bad ones."""
+        return {place: record.reason for place, record in self.log.items() if record.event is None}
+
+    @property
+    def ends(self) -> dict[tuple[str, int], int]:
+        """Where the partitions must end: each record was sent once."""
+        return dict(Counter(place[:2] for place in self.log))
 
     def differences(self, rows: list[Stored], letters: dict[Place, str]) -> list[str]:
         """Where what is stored and refused is not what was sent, event by event."""

@@ -1,38 +1,16 @@
 """Faults at random moments, on real servers: whatever happens, nothing is lost and nothing is counted twice."""
 
-import os
-import secrets
-from collections.abc import Iterator
 from functools import partial
 from random import Random
 
 import pytest
 
 from .faults import MIXED, POINTS, ROUNDS, SHORT, SHORT_POINTS, Fault, service_killed_at_a_point
-from .report import Report
 from .stage import Stage
 
 LEAST_KILLS = 100
 POINTS_BETWEEN_COMPARISONS = 6
 STRIKES_BETWEEN_COMPARISONS = 5
-
-
-@pytest.fixture
-def report() -> Report:
-    return Report(int(os.environ.get("OPENRIDE_TEST_SEED") or secrets.randbelow(2**31)))
-
-
-@pytest.fixture
-def chance(report: Report) -> Random:
-    return Random(report.seed)
-
-
-@pytest.fixture
-def stage(report: Report) -> Iterator[Stage]:
-    with Stage(report) as stage:
-        stage.producing.go_on()
-        yield stage
-        stage.report.say(stage.table())
 
 
 def strike(stage: Stage, name: str, fault: Fault, chance: Random) -> None:
