@@ -17,7 +17,6 @@ import msgspec
 import redis.asyncio
 import structlog
 from msgspec import Struct
-from redis.exceptions import RedisError
 
 log = structlog.get_logger(__name__)
 
@@ -133,7 +132,7 @@ class RedisCache:
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 return await call()
-        except (RedisError, OSError, TimeoutError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
             self._rest_until = monotonic() + _REST_SECONDS
             log.warning("cache_away", error=type(error).__name__, rest_seconds=_REST_SECONDS)
             return None

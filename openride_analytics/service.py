@@ -16,10 +16,11 @@ import structlog
 
 from openride_analytics import migrations, postgres
 from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
-from openride_analytics.config import Config, address_of
+from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
 from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.jobs import Jobs
+from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse, WarehouseError, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
@@ -49,7 +50,9 @@ class Service:
             fresh_seconds=config.cache.fresh_seconds,
             max_age_seconds=config.cache.max_age_seconds,
         )
-        self.dead_letter_topic = DeadLetterTopic(config.kafka) if config.kafka.bootstrap_servers else None
+        self.dead_letter_topic = (
+            DeadLetterTopic(config.kafka, self.metrics) if config.kafka.bootstrap_servers else None
+        )
         self.pipeline = Pipeline(
             self.warehouse,
             self.metrics,
@@ -95,11 +98,13 @@ class Service:
             parts = await self._probe()
             if any(parts[name] != "ok" for name in ("clickhouse", "postgres", "migrations")):
                 status: Status = "unavailable"
-            elif any(parts[name] in ("away", "retrying") for name in ("redis", "kafka", "ingest")):
+            elif any(parts[name] in ("away", "held", "retrying") for name in ("redis", "kafka", "ingest")):
                 status = "degraded"
             else:
                 status = "ok"
             self.metrics.ready.set(status != "unavailable")
+            for name, state in parts.items():
+                self.metrics.part_ok.labels(name).set(state in ("ok", "off"))
             self._probed = monotonic(), status, parts
         return self._probed[1], self._probed[2]
 
@@ -108,21 +113,23 @@ class Service:
             try:
                 async with asyncio.timeout(_PROBE_SECONDS):
                     await call
-            except (WarehouseError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except Exception:  # noqa: BLE001  # a server that answers garbage makes its driver raise anything
                 return "away"
             return "ok"
 
-        if self._pool is None:
-            database = "starting"
-        else:
-            database = await works(self._pool.fetchval("SELECT 1"))
+        async def database() -> str:
+            return "starting" if self._pool is None else await works(self._pool.fetchval("SELECT 1"))
+
+        clickhouse, postgres, redis = await asyncio.gather(
+            works(self.warehouse.query("SELECT 1 AS one")), database(), self.cache.answers()
+        )
         return {
-            "clickhouse": await works(self.warehouse.query("SELECT 1 AS one")),
-            "postgres": database,
+            "clickhouse": clickhouse,
+            "postgres": postgres,
             "migrations": "ok" if self.started.is_set() else "starting",
-            "redis": ("ok" if await self.cache.answers() else "away") if self.config.redis.url else "off",
-            "kafka": ("ok" if self.kafka.connected else "away") if self.kafka else "off",
-            "ingest": "retrying" if self.pipeline.last_error else "ok",
+            "redis": ("ok" if redis else "away") if self.config.redis.url else "off",
+            "kafka": self.kafka.state if self.kafka else "off",
+            "ingest": "retrying" if self.pipeline.retrying else "ok",
         }
 
     async def _start(self) -> None:
@@ -132,13 +139,9 @@ class Service:
         while pool is None:
             try:
                 pool = await self._prepare()
-            except (
-                WarehouseError,
-                OSError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                TimeoutError,
-            ) as error:
+            except (MigrationError, ConfigError, ImportError):
+                raise  # waiting does not mend these
+            except Exception as error:  # noqa: BLE001  # a server that answers garbage makes its driver raise anything
                 log.warning(
                     "not_ready_yet", error=f"{type(error).__name__}: {error}"[:300], retry_seconds=pause
                 )

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from openride_analytics import __version__
 from openride_analytics.http import health, problems
 from openride_analytics.http.events import post_events
+from openride_analytics.http.ingest import ingest_status
 from openride_analytics.http.metrics import handlers
 from openride_analytics.service import Service
 from openride_analytics.warehouse import WarehouseError
@@ -63,6 +64,7 @@ def http_app(service: Service) -> Litestar:
         route_handlers=[
             *handlers(),
             post_events,
+            ingest_status,
             health.health,
             health.live,
             health.ready,

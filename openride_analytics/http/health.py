@@ -26,7 +26,8 @@ class Health(Struct, kw_only=True):
     parts: Annotated[
         dict[str, str],
         Meta(
-            description="Each part: `ok`, `away`, `off` (not configured), `starting`, `stopping`, `retrying` (ingest).",
+            description="Each part: `ok`, `away`, `off` (not configured), `starting`, `stopping`, `retrying` (ingest), "
+            "`held` (Kafka: a partition cannot be read).",
             examples=[
                 {
                     "clickhouse": "ok",
@@ -75,6 +76,7 @@ async def health(request: Request[Any, Any, State]) -> Response[bytes]:
 async def prometheus_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """In Prometheus' text format."""
     service: Service = request.app.state.service
+    await service.health()  # so that the parts' states are those of now
     return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
 

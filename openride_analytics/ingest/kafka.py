@@ -1,9 +1,10 @@
 """Events from Kafka, at least once: an offset is committed only after its event is stored.
 
 aiokafka may drop good records and still move its position when a fetch fails, so its position is never committed, only
-offsets of records that are stored; and after any error the consumer is replaced by a new one, which begins at the
-committed offsets. So is one that makes no progress. While the store is behind, partitions are paused but polled, so that
-the consumer stays in its group.
+offsets of records that are stored; partitions are fetched one by one, so that one that cannot be read takes nothing
+from the others; and after any error of the whole the consumer is replaced by a new one, which begins at the committed
+offsets. So is one that makes no progress. While the store is behind, partitions are paused but polled, so that the
+consumer stays in its group.
 """
 
 import asyncio
@@ -11,8 +12,8 @@ import contextlib
 import random
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any, Final
 
@@ -24,24 +25,36 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
 
 from openride_analytics.config import Config, Kafka
 from openride_analytics.events import LOCATION_EVENT
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.pipeline import Pipeline
+from openride_analytics.ingest.pipeline import Failure, Pipeline
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ops.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_POLL_MS: Final = 100
+_IDLE_SECONDS: Final = 0.05
+_COMMIT_EVERY_SECONDS: Final = 0.1
+_WATCH_EVERY_SECONDS: Final = 5.0
 _MAX_POLL_RECORDS: Final = 10_000
 _CALL_TIMEOUT_SECONDS: Final = 10.0
-_LAG_EVERY_SECONDS: Final = 5.0
+_START_TIMEOUT_SECONDS: Final = 30.0
+# Shorter than the group waits for a member in a rebalance: what is not stored by then is left to the new owner.
+_SETTLE_SECONDS: Final = 8.0
+_REBALANCE_SECONDS: Final = 30.0
+_METADATA_SECONDS: Final = 30.0
 _STUCK_AFTER_SECONDS: Final = 60.0
+_HELD_SECONDS: Final = 30.0
+# So many records after a failure are read one by one, so that those before the bad place get through.
+_CAREFUL_RECORDS: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 15.0
+_LOSSES_REMEMBERED: Final = 100
+_PUBLISH_SECONDS: Final = 10.0
+_PUBLISH_REST_SECONDS: Final = 30.0
 
 
 class _Stuck(Exception):
@@ -52,9 +65,71 @@ class _Stuck(Exception):
 class _InFlight:
     """Records of one partition on their way into the store."""
 
-    partition: TopicPartition
     next_offset: int
+    newest_ms: int
     stored: "asyncio.Future[None]"
+
+
+@dataclass
+class _Progress:
+    """How far this instance has got with one partition, from its assignment to its revocation.
+
+    Offsets are those of the next record: to be taken in, to be stored, to be committed, and as committed. None: not
+    known yet, or nothing was ever committed.
+    """
+
+    expected: int | None = None
+    in_flight: "deque[_InFlight]" = field(default_factory=deque)
+    stored: int | None = None
+    uncommitted: int | None = None
+    committed: int | None = None
+    lost_before: int = 0
+    end: int | None = None
+    lag: int | None = None
+    # Nothing that came before this moment (Unix seconds) is still to be stored.
+    stored_through: float | None = None
+    paused: bool = False
+    # After a failure: so many records one by one, and none before this moment of the monotonic clock.
+    careful_records: int = 0
+    held_until: float = 0.0
+    error: str = ""
+
+    def begins_at(self, committed: int | None) -> None:
+        """The group's committed offset, once it is known."""
+        if self.expected is None:
+            self.expected = self.stored = self.committed = committed
+
+    def collect_stored(self) -> None:
+        """Moves what is stored out of `in_flight`, in order."""
+        while self.in_flight and self.in_flight[0].stored.done():
+            item = self.in_flight.popleft()
+            self.stored = self.uncommitted = item.next_offset
+            self.stored_through = max(self.stored_through or 0.0, item.newest_ms / 1000)
+
+
+@dataclass(frozen=True)
+class PartitionState:
+    """One partition as operators see it. `lag_events` are those not stored yet; None: not known."""
+
+    topic: str
+    partition: int
+    assigned: bool
+    committed_offset: int | None
+    end_offset: int | None
+    lag_events: int | None
+    lag_seconds: float | None
+    error: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Records that were gone before they were read: retention, or somebody, removed them."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+    noticed_at: float
 
 
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -65,11 +140,41 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._pipeline = pipeline
         self._metrics = metrics
         self._consumer: Any = None
-        self._in_flight: deque[_InFlight] = deque()
-        self._uncommitted: dict[TopicPartition, int] = {}
+        self._assigned: dict[TopicPartition, _Progress] = {}
+        self._others: list[PartitionState] = []
+        self._progressed = 0.0
         self._stopping = asyncio.Event()
         self._committing = asyncio.Lock()
         self.connected = False
+        self.losses: deque[Loss] = deque(maxlen=_LOSSES_REMEMBERED)
+        self.last_failure: Failure | None = None
+
+    @property
+    def state(self) -> str:
+        """`ok`, `held` (some partition cannot be read) or `away`."""
+        if not self.connected:
+            return "away"
+        return "held" if any(progress.error for progress in self._assigned.values()) else "ok"
+
+    def partitions(self) -> list[PartitionState]:
+        """The partitions of all topics, as of the last few seconds."""
+        now = time()
+        ours = [
+            PartitionState(
+                topic=partition.topic,
+                partition=partition.partition,
+                assigned=True,
+                committed_offset=progress.committed,
+                end_offset=progress.end,
+                lag_events=progress.lag,
+                lag_seconds=_lag_seconds(progress, now),
+                error=progress.error,
+            )
+            for partition, progress in self._assigned.items()
+        ]
+        assigned = {(state.topic, state.partition) for state in ours}
+        others = [state for state in self._others if (state.topic, state.partition) not in assigned]
+        return sorted([*ours, *others], key=lambda state: (state.topic, state.partition))
 
     async def run(self) -> None:
         """Consumes until `stop`, over as many consumers as it takes."""
@@ -78,10 +183,17 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             began = monotonic()
             try:
                 await self._consume()
-            except (KafkaError, _Stuck, OSError, TimeoutError) as error:
+            except Exception as error:  # a broker that answers garbage raises anything
+                expected = isinstance(error, KafkaError | _Stuck | OSError | TimeoutError)
                 if monotonic() - began > _STUCK_AFTER_SECONDS:
                     pause = _FIRST_PAUSE_SECONDS
-                log.warning("kafka_away", error=f"{type(error).__name__}: {error}"[:300], retry_seconds=pause)
+                self.last_failure = Failure.of(error)
+                log.warning(
+                    "kafka_away",
+                    error=f"{type(error).__name__}: {error}"[:300],
+                    retry_seconds=pause,
+                    exc_info=None if expected else error,
+                )
                 with contextlib.suppress(TimeoutError):
                     jitter = random.uniform(0.5, 1.5)  # noqa: S311  # not a secret
                     await asyncio.wait_for(self._stopping.wait(), pause * jitter)
@@ -100,50 +212,92 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=int(_METADATA_SECONDS * 1000),
+            rebalance_timeout_ms=int(_REBALANCE_SECONDS * 1000),
             max_partition_fetch_bytes=4 * 1_048_576,
             # A fetch waits for a good load, but not long: hundreds of small ones a second cost more than the events.
             fetch_min_bytes=262_144,
             fetch_max_wait_ms=100,
         )
-        self._forget()
+        self._assigned = {}
         consumer.subscribe(list(settings.topics), listener=self)
         try:
-            await asyncio.wait_for(consumer.start(), 3 * _CALL_TIMEOUT_SECONDS)
+            await asyncio.wait_for(consumer.start(), _START_TIMEOUT_SECONDS)
             self.connected = True
+            self._progressed = monotonic()
             log.info("kafka_connected", group_id=settings.group_id, topics=list(settings.topics))
-            await self._poll(consumer)
-            await self._settle(_CALL_TIMEOUT_SECONDS)
+            await _until_one_ends(
+                self._poll(consumer), self._commit_now_and_then(consumer), self._watch(consumer)
+            )
+            await self._settle(consumer)
         finally:
             self.connected = False
+            self._assigned = {}
             with contextlib.suppress(KafkaError, TimeoutError, OSError):
                 await asyncio.wait_for(consumer.stop(), _CALL_TIMEOUT_SECONDS)
 
     async def _poll(self, consumer: Any) -> None:
-        measured = progressed = monotonic()
+        """Takes records in until `stop`."""
         while not self._stopping.is_set():
-            has_room = self._pipeline.has_room
-            assigned = consumer.assignment()
-            if has_room:
-                consumer.resume(*(assigned & consumer.paused()))
+            # During a rebalance aiokafka's getmany waits for its end, however long that takes.
+            async with asyncio.timeout(_STUCK_AFTER_SECONDS):
+                taken = False
+                for partition, progress in list(self._assigned.items()):
+                    taken |= await self._poll_partition(consumer, partition, progress)
+            if taken:
+                self._progressed = monotonic()
             else:
-                consumer.pause(*assigned)  # each time: a new assignment comes unpaused
-                progressed = monotonic()
-            fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_MAX_POLL_RECORDS)
-            for partition, records in fetched.items():
-                if partition in consumer.assignment():
-                    await self._take_in(partition, records)
-                    progressed = monotonic()
-            await self._commit_stored()
-            if monotonic() - measured > _LAG_EVERY_SECONDS:
-                measured = monotonic()
-                behind = await self._measure_lag(consumer)
-                if not behind:
-                    progressed = measured
-                elif measured - progressed > _STUCK_AFTER_SECONDS:
-                    raise _Stuck(f"{behind} records behind, none read for {_STUCK_AFTER_SECONDS:g} s")
+                await asyncio.sleep(_IDLE_SECONDS)
 
-    async def _take_in(self, partition: TopicPartition, records: Sequence[ConsumerRecord]) -> None:
+    async def _poll_partition(self, consumer: Any, partition: TopicPartition, progress: _Progress) -> bool:
+        """Takes in what has been fetched of one partition; says whether there was anything."""
+        if self._assigned.get(partition) is not progress:
+            return False  # revoked meanwhile
+        has_room = self._pipeline.has_room
+        if not has_room:
+            self._progressed = monotonic()
+        if has_room is progress.paused:
+            (consumer.resume if has_room else consumer.pause)(partition)
+            progress.paused = not has_room
+        if progress.held_until > monotonic():
+            return False
+        try:
+            fetched = await consumer.getmany(
+                partition, timeout_ms=0, max_records=1 if progress.careful_records else _MAX_POLL_RECORDS
+            )
+        except (ConsumerStoppedError, IllegalStateError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a broken batch makes the unpacking raise anything
+            self._hold(partition, progress, error)
+            return False
+        records = fetched.get(partition)
+        if not records:
+            return False
+        await self._take_in(consumer, partition, progress, records)
+        return True
+
+    def _hold(self, partition: TopicPartition, progress: _Progress, error: Exception) -> None:
+        """A partition that cannot be read: the good records before the bad place are read one by one, then it is tried
+        again now and then. Nothing is skipped: that is for an operator to decide.
+        """
+        if progress.careful_records:
+            progress.held_until = monotonic() + _HELD_SECONDS
+            progress.error = type(error).__name__
+            self.last_failure = Failure.of(error)
+            log.error(
+                "partition_unreadable",
+                topic=partition.topic,
+                partition=partition.partition,
+                offset=progress.expected,
+                error=f"{type(error).__name__}: {error}"[:300],
+                retry_seconds=_HELD_SECONDS,
+            )
+        progress.careful_records = _CAREFUL_RECORDS
+
+    async def _take_in(
+        self, consumer: Any, partition: TopicPartition, progress: _Progress, records: Sequence[ConsumerRecord]
+    ) -> None:
+        await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
         events, refused = await decode_records(values, acceptance_now(self._config))
         now_ms = int(time() * 1000)
@@ -162,116 +316,266 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             for index, error in refused
         ]
         stored = await self._pipeline.put_at_once(events, letters, arrived_ms)
-        self._in_flight.append(_InFlight(partition, records[-1].offset + 1, stored))
+        newest_ms = min(now_ms, records[-1].timestamp)
+        progress.expected = records[-1].offset + 1
+        progress.in_flight.append(_InFlight(progress.expected, newest_ms, stored))
+        progress.error = ""
+        progress.careful_records = max(0, progress.careful_records - len(records))
 
-    async def _commit_stored(self) -> None:
-        """Commits up to the first record that is not stored yet."""
-        async with self._committing:
-            while self._in_flight and self._in_flight[0].stored.done():
-                done = self._in_flight.popleft()
-                self._uncommitted[done.partition] = done.next_offset
-            if not self._uncommitted or self._consumer is None:
+    async def _check_continuity(
+        self, consumer: Any, partition: TopicPartition, progress: _Progress, offset: int
+    ) -> None:
+        """Before the record at `offset` is taken in: are there records missing before it?"""
+        async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
+            if progress.expected is None:
+                progress.begins_at(await consumer.committed(partition))
+            if progress.expected is None or progress.expected == offset:
                 return
-            offsets = {tp: at for tp, at in self._uncommitted.items() if tp in self._consumer.assignment()}
+            if offset < progress.expected:
+                # Cut, or deleted and made again: offsets of its former life must not be committed any more.
+                log.warning(
+                    "partition_began_anew",
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    expected_offset=progress.expected,
+                    offset=offset,
+                )
+                progress.in_flight.clear()
+                progress.uncommitted = None
+                return
+            # Transactions and compaction leave gaps too: only what lies before the log's start is lost.
+            beginning = (await consumer.beginning_offsets([partition]))[partition]
+            self._report_loss(partition, progress, progress.expected, min(beginning, offset))
+
+    def _report_loss(
+        self, partition: TopicPartition, progress: _Progress, from_offset: int, to_offset: int
+    ) -> None:
+        from_offset = max(from_offset, progress.lost_before)
+        if to_offset <= from_offset:
+            return
+        progress.lost_before = to_offset
+        self.losses.append(Loss(partition.topic, partition.partition, from_offset, to_offset, time()))
+        self._metrics.records_lost.labels(partition.topic).inc(to_offset - from_offset)
+        log.error(
+            "records_lost",
+            topic=partition.topic,
+            partition=partition.partition,
+            from_offset=from_offset,
+            to_offset=to_offset,
+            records=to_offset - from_offset,
+        )
+
+    async def _commit_now_and_then(self, consumer: Any) -> None:
+        while True:
+            await asyncio.sleep(_COMMIT_EVERY_SECONDS)
+            await self._commit_stored(consumer)
+
+    async def _commit_stored(self, consumer: Any) -> None:
+        """Commits, for each partition, up to the first record that is not stored yet."""
+        async with self._committing:
+            for progress in self._assigned.values():
+                progress.collect_stored()
+            offsets = {
+                partition: (progress, progress.uncommitted)
+                for partition, progress in self._assigned.items()
+                if progress.uncommitted is not None
+            }
+            if not offsets:
+                return
             try:
-                if offsets:
-                    await asyncio.wait_for(self._consumer.commit(offsets), _CALL_TIMEOUT_SECONDS)
-                self._uncommitted.clear()
+                async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
+                    await consumer.commit({partition: at for partition, (_, at) in offsets.items()})
             except (CommitFailedError, IllegalStateError) as error:
                 # No longer ours: the new owner reads these again, which changes nothing.
                 log.info("commit_dropped", error=str(error)[:200])
-                self._uncommitted.clear()
+                for progress, _ in offsets.values():
+                    progress.uncommitted = None
+                return
             except (KafkaError, TimeoutError) as error:
+                self.last_failure = Failure.of(error)
                 log.warning("commit_failed", error=f"{type(error).__name__}: {error}"[:200])
+                return
+            for progress, at in offsets.values():
+                progress.committed = at
+                if progress.uncommitted == at:
+                    progress.uncommitted = None
 
-    async def _settle(self, timeout_seconds: float) -> None:
+    async def _settle(self, consumer: Any) -> None:
         """Waits for what is in flight, so far as that goes, and commits it."""
-        waiting = [item.stored for item in self._in_flight]
+        waiting = [item.stored for progress in self._assigned.values() for item in progress.in_flight]
         if waiting:
-            await asyncio.wait(waiting, timeout=timeout_seconds)
-        await self._commit_stored()
+            await asyncio.wait(waiting, timeout=_SETTLE_SECONDS)
+        await self._commit_stored(consumer)
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Before a rebalance: finishes and commits what is in flight; what takes too long is left to the new owner."""
         if revoked:
-            await self._settle(_CALL_TIMEOUT_SECONDS)
-        self._forget()
+            await self._settle(self._consumer)
+        self._assigned = {}
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """After a rebalance."""
+        """After a rebalance: all partitions that are ours now."""
+        self._assigned = {partition: _Progress() for partition in assigned}
+        self._progressed = monotonic()
         self._metrics.consumer_lag.clear()
+        self._metrics.consumer_lag_seconds.clear()
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in assigned))
 
-    def _forget(self) -> None:
-        self._in_flight.clear()
-        self._uncommitted.clear()
+    async def _watch(self, consumer: Any) -> None:
+        """Measures how far behind each partition is, and whether there is any progress."""
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_SECONDS)
+            by_topic: dict[str, list[TopicPartition]] = {}
+            for topic in sorted(consumer.subscription()):
+                for number in consumer.partitions_for_topic(topic) or ():
+                    by_topic.setdefault(topic, []).append(TopicPartition(topic, number))
+            # Topic by topic: one that is gone must not hide the others.
+            measured = await asyncio.gather(*(self._measure(consumer, tps) for tps in by_topic.values()))
+            self._others = [state for states in measured for state in states]
+            behind = sum(progress.lag or 0 for progress in self._assigned.values() if not progress.error)
+            unknown = any(progress.lag is None for progress in self._assigned.values())
+            if not behind and not unknown:
+                self._progressed = monotonic()
+            elif monotonic() - self._progressed > _STUCK_AFTER_SECONDS:
+                raise _Stuck(f"{behind} records behind, none read for {_STUCK_AFTER_SECONDS:g} s")
 
-    async def _measure_lag(self, consumer: Any) -> int:
-        """Records not yet read, over all partitions of this instance."""
-        assigned = list(consumer.assignment())
-        if not assigned:
-            return 0
+    async def _measure(self, consumer: Any, partitions: Sequence[TopicPartition]) -> list[PartitionState]:
+        """Measures the partitions of one topic; returns the state of those that others read."""
+        others = []
         try:
             async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
-                ends = await consumer.end_offsets(assigned)
-                lags = {tp: max(0, ends[tp] - await consumer.position(tp)) for tp in assigned}
-        except (KafkaError, TimeoutError, KeyError):
-            return 1  # no answer: not known to be caught up
-        for partition, lag in lags.items():
-            self._metrics.consumer_lag.labels(partition.topic, partition.partition).set(lag)
-        return sum(lags.values())
+                ends = await consumer.end_offsets(partitions)
+                beginnings = await consumer.beginning_offsets(partitions)
+                for partition in partitions:
+                    progress = self._assigned.get(partition)
+                    if progress is None:
+                        committed = await consumer.committed(partition)
+                        others.append(_state_of_other(partition, committed, ends[partition]))
+                        continue
+                    began_at = time()
+                    position = await consumer.position(partition)
+                    if progress.expected is None:
+                        progress.begins_at(await consumer.committed(partition))
+                    if progress.expected is not None:
+                        self._report_loss(partition, progress, progress.expected, beginnings[partition])
+                    progress.end = ends[partition]
+                    if progress.in_flight:
+                        done = beginnings[partition] if progress.stored is None else progress.stored
+                    else:  # past what is no record, too: the marks of transactions at the log's end
+                        done = position
+                    progress.lag = max(0, progress.end - done)
+                    if not progress.lag:
+                        progress.stored_through = began_at
+                    self._metrics.lag(
+                        partition.topic, partition.partition, progress.lag, _lag_seconds(progress, time())
+                    )
+        except (KafkaError, TimeoutError, KeyError) as error:
+            for partition in partitions:
+                if progress := self._assigned.get(partition):
+                    progress.lag = None  # not known to be caught up
+            log.info("lag_not_measured", topic=partitions[0].topic, error=type(error).__name__)
+        return others
+
+
+def _lag_seconds(progress: _Progress, now: float) -> float | None:
+    """How long the oldest record that is not stored yet has waited, at most; None: not known."""
+    if progress.lag is None:
+        return None
+    if not progress.lag:
+        return 0.0
+    return None if progress.stored_through is None else max(0.0, now - progress.stored_through)
+
+
+def _state_of_other(partition: TopicPartition, committed: int | None, end: int) -> PartitionState:
+    return PartitionState(
+        topic=partition.topic,
+        partition=partition.partition,
+        assigned=False,
+        committed_offset=committed,
+        end_offset=end,
+        lag_events=None if committed is None else max(0, end - committed),
+        lag_seconds=None,
+        error="",
+    )
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Runs all until the first ends, cancels the others, and raises what it raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 class DeadLetterTopic:
     """The copy of the dead letters on a Kafka topic. The table is the record: a topic that is away loses no letter."""
 
-    def __init__(self, settings: Kafka) -> None:
+    def __init__(self, settings: Kafka, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._producer: Any = None
+        self._rest_until = 0.0
 
     async def publish(self, letters: Sequence[DeadLetter]) -> None:
-        """Sends letters; gives up after some seconds and says so in the log."""
-        try:
-            async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
-                if self._producer is None:
-                    producer = AIOKafkaProducer(
-                        **_connection(self._settings),
-                        # Not idempotent: after one letter that the topic refuses as too large, an idempotent producer
-                        # gets nothing through any more. A letter that comes twice names the same place twice.
-                        acks="all",
-                        max_request_size=16 * 1_048_576,
-                    )
-                    try:
-                        await producer.start()
-                    except BaseException:
-                        await producer.stop()
-                        raise
-                    self._producer = producer
-                sent = [
-                    await self._producer.send(
-                        self._settings.dead_letter_topic,
-                        value=letter.record,
-                        key=letter.key or None,
-                        headers=[
-                            ("reason", letter.reason.encode()),
-                            ("field", letter.field.encode()),
-                            ("topic", letter.topic.encode()),
-                            ("partition", str(letter.partition).encode()),
-                            ("offset", str(letter.offset).encode()),
-                            ("rejected_ms", str(letter.rejected_ms).encode()),
-                        ],
-                    )
-                    for letter in letters
-                ]
-                outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        except (KafkaError, OSError, TimeoutError) as error:
-            outcomes = [error] * len(letters)
+        """Sends letters; gives up after some seconds, says so, and leaves the topic alone for a while.
+
+        Bad records must not hold up the good ones, so neither may a topic that takes none.
+        """
+        outcomes: list[Any]
+        if monotonic() < self._rest_until:
+            outcomes = [TimeoutError("the topic did not take the last ones")] * len(letters)
+        else:
+            try:
+                async with asyncio.timeout(_PUBLISH_SECONDS):
+                    outcomes = await self._send(letters)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._rest_until = monotonic() + _PUBLISH_REST_SECONDS
+                outcomes = [error] * len(letters)
         if errors := [outcome for outcome in outcomes if isinstance(outcome, Exception)]:
+            self._metrics.letters_not_published.inc(len(errors))
             log.error(
                 "dead_letters_not_published",
                 letters=len(errors),
                 error=f"{type(errors[0]).__name__}: {errors[0]}"[:300],
             )
+
+    async def _send(self, letters: Sequence[DeadLetter]) -> list[Any]:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                **_connection(self._settings),
+                # Not idempotent: after one letter that the topic refuses as too large, an idempotent producer
+                # gets nothing through any more. A letter that comes twice names the same place twice.
+                acks="all",
+                max_request_size=16 * 1_048_576,
+            )
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        sent = [
+            await self._producer.send(
+                self._settings.dead_letter_topic,
+                value=letter.record,
+                key=letter.key or None,
+                headers=[
+                    ("reason", letter.reason.encode()),
+                    ("field", letter.field.encode()),
+                    ("topic", letter.topic.encode()),
+                    ("partition", str(letter.partition).encode()),
+                    ("offset", str(letter.offset).encode()),
+                    ("rejected_ms", str(letter.rejected_ms).encode()),
+                ],
+            )
+            for letter in letters
+        ]
+        return list(await asyncio.gather(*sent, return_exceptions=True))
 
     async def close(self) -> None:
         """Lets go of the connection."""

@@ -20,16 +20,38 @@ import structlog
 from openride_analytics.events import BadEvent, Event
 from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.warehouse import ContentRefused, Row, Value, Warehouse, WarehouseError
+from openride_analytics.warehouse import (
+    ContentRefused,
+    Row,
+    StatementRefused,
+    Value,
+    Warehouse,
+    WarehouseError,
+)
 
 log = structlog.get_logger(__name__)
 
 # Big enough that the client's cost per event is a byte copy, small enough that the server parses in parallel.
 CHUNK_EVENTS: Final = 1_000
 IDS_PER_QUERY: Final = 5_000
+# Enough to get down to one event of the largest batch and to its neighbours; then it is not the content.
+REFUSALS_TRIED: Final = 40
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, for operators: the kind of error, without texts that may hold SQL or addresses."""
+
+    at: datetime
+    error: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Of an error that happened just now."""
+        return cls(datetime.now(UTC), type(error).__name__)
 
 
 @dataclass
@@ -70,7 +92,13 @@ class Pipeline:
         self._first_put = 0.0
         self._changed = asyncio.Condition()
         self._closing = False
-        self.last_error = ""
+        self.retrying = False
+        self.last_failure: Failure | None = None
+
+    @property
+    def waiting_events(self) -> int:
+        """Events and dead letters that wait for the next batch."""
+        return self._waiting_events
 
     @property
     def has_room(self) -> bool:
@@ -141,7 +169,8 @@ class Pipeline:
             try:
                 refused = await self._try(events, dead_letters)
             except WarehouseError as error:
-                self.last_error = type(error).__name__
+                self.retrying = True
+                self.last_failure = Failure.of(error)
                 self._metrics.insert_failures.inc()
                 log.warning(
                     "batch_not_stored",
@@ -151,7 +180,7 @@ class Pipeline:
                 )
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, not a secret
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-        self.last_error = ""
+        self.retrying = False
         if self._publish is not None and (dead_letters or refused):
             await self._publish([*dead_letters, *refused])
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
@@ -160,8 +189,7 @@ class Pipeline:
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        for letter in (*dead_letters, *refused):
-            self._metrics.rejected.labels(letter.reason).inc()
+        self._metrics.rejected_letters([letter.reason for letter in (*dead_letters, *refused)])
         await self._on_stored()
 
     async def _try(
@@ -180,21 +208,55 @@ async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]
     """
     if not events:
         return []
-    try:
-        await warehouse.insert(
-            "incoming", ("kind", "ids_given", "arrived_ms", "lines"), list(_chunks(events))
-        )
-    except ContentRefused:
-        if len(events) == 1:
-            event, arrived_ms = events[0]
-            bad = BadEvent("invalid_field", "The store cannot hold one of its values.")
-            return [DeadLetter.of(event.line, bad, rejected_ms=arrived_ms)]
-        middle = len(events) // 2
-        return await store_events(warehouse, events[:middle]) + await store_events(warehouse, events[middle:])
+    refused = await _Insertion(warehouse).insert(events)
     given = [event.event_id for event, _ in events if event.event_id is not None]
     for start in range(0, len(given), IDS_PER_QUERY):
         await settle_clashes(warehouse, given[start : start + IDS_PER_QUERY])
-    return []
+    return refused
+
+
+class _Insertion:
+    """One batch on its way in, in parts where it is refused as a whole.
+
+    A refusal whose code does not speak of the content may still be one event's fault, or everybody's (a table is gone):
+    it is one event's when others of the batch get through.
+    """
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        self._stored_some = False
+        self._refusals = 0
+        self._refused: list[tuple[Event, int]] = []
+        self._doubt: StatementRefused | None = None
+
+    async def insert(self, events: Sequence[tuple[Event, int]]) -> list[DeadLetter]:
+        """Stores what can be stored and returns the rest."""
+        await self._insert(events)
+        if self._doubt is not None and not self._stored_some:
+            raise self._doubt
+        bad = BadEvent("invalid_field", "The store cannot hold one of its values.")
+        return [DeadLetter.of(event.line, bad, rejected_ms=arrived_ms) for event, arrived_ms in self._refused]
+
+    async def _insert(self, events: Sequence[tuple[Event, int]]) -> None:
+        try:
+            await self._warehouse.insert(
+                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), list(_chunks(events))
+            )
+        except StatementRefused as refusal:
+            self._refusals += 1
+            if not isinstance(refusal, ContentRefused):
+                self._doubt = refusal
+                if self._refusals > REFUSALS_TRIED and not self._stored_some:
+                    raise
+            if len(events) == 1:
+                self._refused += events
+                return
+        else:
+            self._stored_some = True
+            return
+        middle = len(events) // 2
+        await self._insert(events[:middle])
+        await self._insert(events[middle:])
 
 
 def _chunks(events: Sequence[tuple[Event, int]]) -> Iterable[tuple[Value, ...]]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from asynch.errors import ClickHouseException, ServerException
+from asynch.errors import ServerException
 from asynch.proto.connection import Connection as ProtocolConnection
 from asynch.proto.protocol import ServerPacket
 
@@ -23,6 +23,7 @@ from openride_analytics.warehouse import (
     QueryTooLong,
     Row,
     Value,
+    WarehouseError,
     WarehouseUnavailable,
     failure,
     parameter_text,
@@ -173,7 +174,9 @@ class ServerWarehouse:
             raise failure(error.code or 0, str(error)) from error
         except TimeoutError as error:
             raise QueryTooLong(f"no answer within {timeout_seconds:g} s") from error
-        except (ClickHouseException, OSError, EOFError, BufferError, RuntimeError) as error:
+        except WarehouseError:
+            raise
+        except Exception as error:  # a server that answers garbage makes asynch raise anything
             raise WarehouseUnavailable(f"{type(error).__name__}: {error}") from error
 
 

@@ -121,6 +121,11 @@ def has_room(work: Running) -> bool:
     return work.pipeline.has_room
 
 
+def is_retrying(work: Running) -> bool:
+    """As `has_room`."""
+    return work.pipeline.retrying
+
+
 def bookings(count: int, **changes: Any) -> list[Sample]:
     """Different events; of the same kind, so that they travel in one chunk."""
     return [
@@ -485,11 +490,13 @@ async def test_storing_is_tried_until_the_server_is_back(own_clickhouse: ClickHo
             while work.counted("openride_insert_failures_total") < 2:  # noqa: ASYNC110  # nothing tells of a failure
                 await asyncio.sleep(0.02)
         assert not stored.done()
-        assert work.pipeline.last_error == "WarehouseUnavailable"
+        assert is_retrying(work)
+        assert work.pipeline.last_failure is not None
+        assert work.pipeline.last_failure.error == "WarehouseUnavailable"
         await asyncio.to_thread(own_clickhouse.start)
         async with asyncio.timeout(30):
             await stored
-        assert work.pipeline.last_error == ""
+        assert not is_retrying(work)
     assert await events_stored(warehouse) == 4
     assert len(await _dead_letters(warehouse)) == 1
     await warehouse.close()

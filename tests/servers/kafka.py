@@ -28,7 +28,8 @@ class KafkaServer(Server):
     """A broker at `address`. Topics are made when first used; the log on disk survives `kill`.
 
     `properties` are added to the broker's own (and win): with another `node_id` and the others' controllers
-    in `controller.quorum.voters`, several of these make a cluster.
+    in `controller.quorum.voters`, several of these make a cluster. `users` (names with passwords) are known to
+    SCRAM-SHA-512.
     """
 
     name = "Kafka"
@@ -39,12 +40,14 @@ class KafkaServer(Server):
         *,
         node_id: int = 1,
         properties: Mapping[str, str] | None = None,
+        users: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(elsewhere=address is not None)
         self.port = free_port()
         self.controller_port = free_port()
         self.address = address or f"{HOST}:{self.port}"
         self.node_id = node_id
+        self.users = dict(users or {})
         self.properties = {
             "process.roles": "broker,controller",
             "node.id": f"{node_id}",
@@ -78,7 +81,20 @@ class KafkaServer(Server):
         configuration.write_text("".join(f"{key}={value}\n" for key, value in self.properties.items()))
         if not Path(self.properties["log.dirs"]).exists():
             subprocess.run(
-                [*run, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(configuration)],
+                [
+                    *run,
+                    "kafka.tools.StorageTool",
+                    "format",
+                    "-t",
+                    CLUSTER_ID,
+                    "-c",
+                    str(configuration),
+                    *(
+                        word
+                        for name, password in self.users.items()
+                        for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+                    ),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
