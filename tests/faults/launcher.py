@@ -7,7 +7,7 @@ A program of its own, so that the service holds no hooks for its tests. What the
 - `FAULT_CLOCK_SECONDS=-3600`: the service's clock is wrong by so much (`time.time` and `datetime.now` in its modules;
   the clocks that measure intervals are right, as on a machine whose date is wrong).
 - `FAULT_SESSION_SECONDS=3`: the group's session timeout, so that a killed member's partitions are free sooner.
-- `FAULT_BREAK=commits_first`: a wrong service, to see that the suite notices (see `BREAKS`).
+- `FAULT_BROKEN=commits_first`: a wrong service, to see that the suite notices (see `BREAKS`).
 """
 
 import asyncio
@@ -185,7 +185,7 @@ def kill_later(seconds: float) -> None:
 def build_in(environment: dict[str, str]) -> None:
     if seconds := environment.get("FAULT_SESSION_SECONDS"):
         shorten_session(float(seconds))
-    if broken := environment.get("FAULT_BREAK"):
+    if broken := environment.get("FAULT_BROKEN"):
         BREAKS[broken]()
     if point := environment.get("FAULT_POINT"):
         set_point(point)

@@ -73,6 +73,18 @@ class Producing(threading.Thread):
                 self._raise_failure()
                 assert self.is_alive()
 
+    def send_at_once(self, count: int) -> None:
+        """So many records as fast as possible, while the stream rests."""
+
+        async def send() -> None:
+            producer = await self._connected()
+            try:
+                await self._send(producer, self._stream.take(count))
+            finally:
+                await producer.stop()
+
+        asyncio.run(send())
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise RuntimeError("the producer failed, which says nothing about the service") from self._failure

@@ -134,7 +134,9 @@ class Truth:
     log: dict[Place, Record] = field(default_factory=dict)
     """What is on Kafka."""
     posted: list[Event] = field(default_factory=list)
-    """What came over HTTP."""
+    """What came over HTTP, or was on topics that are no more."""
+    refused_before: dict[Place, str] = field(default_factory=dict)
+    """Bad records of topics that are no more."""
 
     @property
     def events(self) -> list[Event]:
@@ -144,12 +146,29 @@ class Truth:
     @property
     def refused(self) -> dict[Place, str]:
         """The reasons of the bad ones."""
-        return {place: record.reason for place, record in self.log.items() if record.event is None}
+        now = {place: record.reason for place, record in self.log.items() if record.event is None}
+        return self.refused_before | now
 
     @property
     def ends(self) -> dict[tuple[str, int], int]:
         """Where the partitions must end: each record was sent once."""
-        return dict(Counter(place[:2] for place in self.log))
+        ends: dict[tuple[str, int], int] = {}
+        for topic, partition, offset in self.log:
+            ends[topic, partition] = max(offset + 1, ends.get((topic, partition), 0))
+        return ends
+
+    def topics_deleted(self) -> None:
+        """What was read of the log stays known; its places are free for other records."""
+        self.posted = self.events
+        self.refused_before = self.refused
+        self.log.clear()
+
+    def lost_before(self, topic: str, partition: int, offset: int, committed: int) -> int:
+        """Forgets the records that were gone before anybody read them; how many there were."""
+        lost = [(topic, partition, number) for number in range(committed, offset)]
+        for place in lost:
+            del self.log[place]
+        return len(lost)
 
     def differences(self, rows: list[Stored], letters: dict[Place, str]) -> list[str]:
         """Where what is stored and refused is not what was sent, event by event."""

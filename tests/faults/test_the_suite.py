@@ -20,7 +20,7 @@ def caught(stage: Stage) -> str:
 
 
 def test_offsets_committed_before_events_are_stored_are_noticed(report: Report) -> None:
-    with Stage(report, **{"break": "commits_first"}) as stage:
+    with Stage(report, broken="commits_first") as stage:
         stage.producing.go_on()
         for point in ("insert:before:2", "insert:during:2", "insert:before:3"):
             service = stage.join(point=point)
@@ -30,7 +30,7 @@ def test_offsets_committed_before_events_are_stored_are_noticed(report: Report) 
 
 
 def test_batches_that_are_not_tried_again_are_noticed(report: Report) -> None:
-    with Stage(report, **{"break": "gives_up"}) as stage:
+    with Stage(report, broken="gives_up") as stage:
         stage.producing.go_on()
         server: Server = stage.clickhouse
         for _ in range(3):
@@ -40,7 +40,7 @@ def test_batches_that_are_not_tried_again_are_noticed(report: Report) -> None:
 
 
 def test_ids_with_two_contents_that_are_not_settled_are_noticed(report: Report) -> None:
-    with Stage(report, **{"break": "settles_nothing"}) as stage:
+    with Stage(report, broken="settles_nothing") as stage:
         stage.producing.go_on()
         stage.services[0].wait_until_stored(200)
         found = caught(stage)
@@ -49,7 +49,7 @@ def test_ids_with_two_contents_that_are_not_settled_are_noticed(report: Report) 
 
 
 def test_dead_letters_that_are_not_kept_are_noticed(report: Report) -> None:
-    with Stage(report, **{"break": "drops_dead_letters"}) as stage:
+    with Stage(report, broken="drops_dead_letters") as stage:
         stage.producing.go_on()
         stage.services[0].wait_until_stored(0, refused=5)
         assert "refused and not kept" in caught(stage)
