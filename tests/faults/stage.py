@@ -98,7 +98,7 @@ class Stage:
         report: Report,
         *,
         cluster: Sequence[KafkaServer] = (),
-        rate: int = 60,
+        rate: int = 40,
         **faults: str | float,
     ) -> None:
         self.report = report
@@ -321,9 +321,9 @@ class Stage:
         """Of all endpoints and questions, each from one of the services."""
         expected = expected_answers(self.producing.truth.events)
         found: list[str] = []
+        deadline = time.monotonic() + AGREED_SECONDS
         for turn, (endpoint, number) in enumerate(expected):
             service = self.services[turn % len(self.services)]
-            deadline = time.monotonic() + AGREED_SECONDS
             while wrong := compared(
                 endpoint, number, expected[endpoint, number], self._answer(service, endpoint, number)
             ):
