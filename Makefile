@@ -6,10 +6,11 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS   ?=
 SEED   ?=
+MINUTES ?= 120
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-faults check format lint types coverage bench lock image clean
+.PHONY: help demo serve test test-faults check format lint types coverage bench soak lock image clean
 
 help: ## this page
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +54,9 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 
 bench: $(VENV)/dev.stamp ## measure ingestion, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
+
+soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(ARGS)
 
 # Pins that still fit the ranges are kept; `make lock ARGS=--upgrade` takes the newest of everything.
 # The result holds for every platform and Python version that pyproject.toml allows.

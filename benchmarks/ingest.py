@@ -79,7 +79,7 @@ async def _measure(options: argparse.Namespace, running: Servers) -> dict[str, A
     service = ServiceProcess(running.config)
     here, there = multiprocessing.Pipe()
     producer = multiprocessing.get_context("spawn").Process(
-        target=_produce, args=(kafka.address, options.seed, options.rate, total, there), daemon=True
+        target=produce, args=(kafka.address, options.seed, options.rate, total, there), daemon=True
     )
     warehouse = ServerWarehouse(clickhouse.url, query_timeout_seconds=30, insert_timeout_seconds=30)
     try:
@@ -174,7 +174,7 @@ async def _logged(warehouse: ServerWarehouse) -> int:
     return int(row["events"])
 
 
-def _produce(address: str, seed: int, rate: int, total: int, probes: Connection) -> None:
+def produce(address: str, seed: int, rate: int, total: int, probes: Connection) -> None:
     """The producer's process."""
     asyncio.run(_send(address, seed, rate, total, probes))
 

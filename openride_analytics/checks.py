@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from openride_analytics import migrations, postgres
 from openride_analytics.cache import RedisCache
 from openride_analytics.config import Config, address_of
+from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.kafka import topics_of
 from openride_analytics.migrations import MigrationError
 from openride_analytics.service import warehouse_of
@@ -89,7 +90,7 @@ async def _redis(config: Config) -> str:
 
 async def _kafka(config: Config) -> str:
     there = await topics_of(config.kafka)
-    missing = [topic for topic in config.kafka.topics if topic not in there]
+    missing = [topic for topic in Dialects(config.kafka).topics if topic not in there]
     return (
         f"answers; topics not there yet: {', '.join(missing)}" if missing else "answers, all topics are there"
     )

@@ -11,6 +11,7 @@ import msgspec
 
 from openride_analytics import __version__, checks, config, ingest_files, serve
 from openride_analytics.config import Config, ConfigError
+from openride_analytics.dialects import Dialects
 from openride_analytics.ops import logs
 
 DEFAULT_CONFIG = Path("config.toml")
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kafka = _configured(options.config) if options.kafka else None
             return ingest_files.ingest(options.files, url=options.url, to_kafka=kafka)
         settings = _configured(options.config)
+        Dialects(
+            settings.kafka
+        )  # a mistake in them stops the start, also where nothing is read from Kafka yet
         if options.command == "check-config":
             logging.disable()  # the drivers' complaints: each server gets its one line
             print(msgspec.json.format(msgspec.json.encode(config.without_secrets(settings))).decode())

@@ -79,6 +79,66 @@ class Redis(_Section, frozen=True):
     url: str = ""
 
 
+class DialectTopic(_Section, frozen=True):
+    """A topic in a dialect: the events on it, and the contract's required fields that they may lack."""
+
+    event_type: str
+    optional: tuple[str, ...] = ()
+
+
+class Dialect(_Section, frozen=True):
+    """How another producer spells the contract's events. See `dialects.Dialects`, which also checks it."""
+
+    topics: dict[str, DialectTopic] = {}
+    # By the contract's field: the producer's names for it, then the same in camelCase. The first that is sent counts;
+    # "date+time" is a local date and a local time of `timezone`.
+    names: dict[str, tuple[str, ...]] = {}
+    defaults: dict[str, str | int | float | bool] = {}
+    timezone: str = "Africa/Lagos"
+
+
+# What OpenRide's own Java services publish today: Spring's JsonSerializer, one topic for each type of event.
+SHIPPED_DIALECTS: Final[dict[str, Dialect]] = {
+    "booking-service": Dialect(
+        topics={
+            "booking.created": DialectTopic(event_type="booking.created", optional=("driver_id",)),
+            "booking.confirmed": DialectTopic(
+                event_type="booking.confirmed", optional=("driver_id", "seats_booked")
+            ),
+            "booking.cancelled": DialectTopic(
+                event_type="booking.cancelled", optional=("driver_id", "cancelled_by")
+            ),
+            "booking.completed": DialectTopic(
+                event_type="booking.completed", optional=("driver_id", "seats_booked", "actual_departure")
+            ),
+        },
+        names={
+            "event_timestamp": ("completedAt", "cancelledAt", "confirmedAt", "createdAt"),
+            "seats_booked": ("numberOfSeats",),
+            "total_price": ("totalAmount",),
+            "scheduled_departure": ("travelDate+departureTime",),
+            "actual_arrival": ("actualArrival", "completedAt"),
+        },
+    ),
+    "payouts-service": Dialect(
+        topics={
+            "trip.completed": DialectTopic(
+                event_type="trip.completed",
+                optional=(
+                    *("driver_id", "actual_departure", "actual_arrival", "duration_minutes", "distance_km"),
+                    *("driver_earnings", "platform_commission"),
+                ),
+            ),
+        },
+        names={
+            "event_timestamp": ("completedAt",),
+            "actual_departure": ("tripStartedAt",),
+            "actual_arrival": ("actualArrival", "completedAt"),
+        },
+    ),
+}
+
+
 class Kafka(_Section, frozen=True):
     """Without an address: events come over HTTP only."""
 
@@ -92,6 +152,7 @@ class Kafka(_Section, frozen=True):
         "openride.events.trip",
         "openride.events.location",
     )
+    dialects: dict[str, Dialect] = field(default_factory=lambda: dict(SHIPPED_DIALECTS))
     dead_letter_topic: str = "openride.events.dlq"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
@@ -168,6 +229,10 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    kafka = sections.get("kafka")
+    if isinstance(kafka, dict) and isinstance(given := kafka.get("dialects"), dict):
+        # Those that are named replace the shipped ones of that name; the others stay.
+        sections = {**sections, "kafka": {**kafka, "dialects": {**_SHIPPED, **given}}}
     try:
         config = msgspec.convert(sections, Config)
     except msgspec.ValidationError as error:
@@ -180,6 +245,9 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
             section, key = name.removeprefix(_PREFIX).lower().split("__", 1)
             config = _overridden(config, name, section, key, text)
     return _checked(config)
+
+
+_SHIPPED: Final = msgspec.to_builtins(SHIPPED_DIALECTS)
 
 
 def _overridden(config: Config, name: str, section_name: str, key: str, text: str) -> Config:

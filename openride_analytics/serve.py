@@ -48,6 +48,7 @@ async def _serve(config: Config, alongside: Callable[[Service], Awaitable[None]]
             http_app(service),
             host=config.server.host,
             port=config.server.port,
+            http="h11",  # bounds the headers of a request, which httptools does not
             log_config=None,
             access_log=False,
             server_header=False,

@@ -17,6 +17,7 @@ import structlog
 from openride_analytics import migrations, postgres
 from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
+from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
 from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.jobs import Jobs
@@ -43,6 +44,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.metrics = Metrics()
+        self.dialects = Dialects(config.kafka)
         self.warehouse = warehouse_of(config)
         self.cache: Cache = RedisCache(config.redis.url) if config.redis.url else MemoryCache()
         self.answers = Answers(
@@ -62,7 +64,9 @@ class Service:
             publish=self.dead_letter_topic.publish if self.dead_letter_topic else None,
         )
         self.kafka = (
-            KafkaSource(config, self.pipeline, self.metrics) if config.kafka.bootstrap_servers else None
+            KafkaSource(config, self.dialects, self.pipeline, self.metrics)
+            if config.kafka.bootstrap_servers
+            else None
         )
         self.stopping = asyncio.Event()
         self.started = asyncio.Event()

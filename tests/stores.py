@@ -10,14 +10,18 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from openride_analytics.config import Config
+from openride_analytics.dialects import Dialects
 from openride_analytics.events import Acceptance, Event, decode
 from openride_analytics.ingest.pipeline import store_events
 from openride_analytics.migrations import load
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
+from tests import java
 
 TABLES = ("events", "driver_locations", "event_ids", "ingest_log", "dead_letters")
+DIALECTS = Dialects(Config().kafka)
 NOW = datetime(2026, 4, 20, tzinfo=UTC)
 
 
@@ -34,17 +38,30 @@ async def empty(warehouse: Warehouse) -> None:
         await warehouse.execute(f"TRUNCATE TABLE {table}")
 
 
-def decoded(events: Sequence[dict[str, Any]], *, currency: str = "NGN") -> list[Event]:
-    """Events as the service takes them in at `NOW`, of any age."""
+def decoded(
+    events: Sequence[dict[str, Any]], *, currency: str = "NGN", from_java: bool = False
+) -> list[Event]:
+    """Events as the service takes them in at `NOW`, of any age; with `from_java` by way of the Java services' dialect."""
     acceptance = Acceptance.at(NOW, currency=currency, keep_days=0)
-    return [decode(msgspec.json.encode(event), acceptance) for event in events]
+    chance = random.Random(len(events))
+    return [
+        DIALECTS.decoder(event["event_type"])(java.spelled(event, chance), acceptance)
+        if from_java and event["event_type"] in java.TYPES
+        else decode(msgspec.json.encode(event), acceptance)
+        for event in events
+    ]
 
 
 async def store(
-    warehouse: Warehouse, events: Sequence[dict[str, Any]], *, batches: int = 1, currency: str = "NGN"
+    warehouse: Warehouse,
+    events: Sequence[dict[str, Any]],
+    *,
+    batches: int = 1,
+    currency: str = "NGN",
+    from_java: bool = False,
 ) -> None:
     """Stores events in their order, in so many batches."""
-    accepted = [(event, 0) for event in decoded(events, currency=currency)]
+    accepted = [(event, 0) for event in decoded(events, currency=currency, from_java=from_java)]
     size = -(-len(accepted) // batches) or 1
     for start in range(0, len(accepted), size):
         await store_events(warehouse, accepted[start : start + size])

@@ -1,7 +1,7 @@
 """The HTTP application: all handlers, errors, documentation."""
 
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
@@ -15,6 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
 from openride_analytics.http import health, problems
+from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.events import post_events
 from openride_analytics.http.ingest import ingest_status
 from openride_analytics.http.metrics import handlers
@@ -51,8 +52,18 @@ class _Timed(ASGIMiddleware):
         await next_app(scope, receive, observed)
 
 
-def http_app(service: Service) -> Litestar:
+# Bodies being read or decoded: so many of the largest.
+_BODIES_HELD: Final = 8
+
+
+def http_app(service: Service) -> ASGIApp:
     """The application; it starts and stops the service with itself."""
+    largest_bytes = service.config.ingest.max_request_bytes
+    held = HeldBytes(_BODIES_HELD * largest_bytes)
+    return BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
+
+
+def _litestar(service: Service, held: HeldBytes) -> Litestar:
     origins = list(service.config.server.cors_origins)
     exception_handlers: dict[Any, Any] = {
         problems.BadRequest: problems.on_bad_request,
@@ -71,12 +82,12 @@ def http_app(service: Service) -> Litestar:
             health.prometheus_metrics,
         ],
         lifespan=[lambda _: service.lifespan()],
-        state=State({"service": service}),
+        state=State({"service": service, "held": held}),
         middleware=[_Timed(service)],
         exception_handlers=exception_handlers,
         cors_config=CORSConfig(allow_origins=origins) if origins else None,
         logging_config=None,
-        request_max_body_size=service.config.ingest.max_request_bytes,
+        request_max_body_size=None,  # see BoundedBodies
         openapi_config=OpenAPIConfig(
             title="OpenRide Analytics",
             version=__version__,

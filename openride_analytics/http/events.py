@@ -1,9 +1,13 @@
 """`POST /v1/events`: events over HTTP, as NDJSON or a JSON array, stored when the answer comes."""
 
 import asyncio
+import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
+from itertools import islice
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -14,13 +18,31 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta, Struct
 
+from openride_analytics.http.bodies import HeldBytes
 from openride_analytics.http.problems import MEDIA_TYPE, BadRequest, Problem
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.service import Service
 
 _STORED_WITHIN_SECONDS: Final = 30.0
+_SLICE_RECORDS: Final = 1_000
+_PIECE_BYTES: Final = 16_384  # what follows a gzip member is copied: with small pieces, little
+_STEP_BYTES: Final = 1_048_576
+_MOST_GZIP_MEMBERS: Final = 10_000
+# No event is shorter: a body with more records than that holds something else, and each would become a dead letter.
+_SHORTEST_EVENT_BYTES: Final = 100
+# An array is split by msgspec in one go. Its commas say what that may take: at most an item for each.
+_MOST_COMMAS: Final = 8
+_ITEM_BYTES: Final = 64
 _BOM: Final = b"\xef\xbb\xbf"
+_OPENS_ARRAY: Final = re.compile(rb"[ \t\r\n]*\[").match
+_NDJSON: Final = frozenset(
+    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"}
+)
+# Besides: what clients say that were not told what they send. Then the body's beginning decides.
+_MEDIA_TYPES: Final = _NDJSON | {
+    *("application/json", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded", "")
+}
 _LINES: Final = (
     '{"event_type":"user.registered","event_timestamp":"2026-03-01T07:05:00Z","user_id":"…","role":"RIDER"}\n'
 )
@@ -84,72 +106,134 @@ class _TakesEvents(Operation):
             )
             for status, description in (
                 (400, "The body is neither NDJSON nor a JSON array, or not what its encoding says."),
-                (413, "The body is too large."),
-                (415, "The encoding is not known."),
+                (408, "The body came too slowly."),
+                (413, "The body is too large, packed or unpacked, or has too many records."),
+                (415, "The encoding or the media type is not known."),
                 (503, "Not stored in time; send the same again after `Retry-After` seconds."),
             )
         },
     },
 )
 async def post_events(request: Request[Any, Any, State]) -> Response[bytes]:
-    """Decodes the body in slices and waits until the pipeline has stored it."""
+    """Decodes the body in slices and waits until the pipeline has stored them."""
     service: Service = request.app.state.service
+    held: HeldBytes = request.app.state.held
     if not service.pipeline.has_room:  # before the body is read: what waits here must stay bounded
         raise BadRequest("The store is behind; send the events again a little later.", status=503)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _MEDIA_TYPES:
+        raise BadRequest("Content-Type must be application/x-ndjson or application/json.", status=415)
     limit = service.config.ingest.max_request_bytes
-    body = _unpacked(await request.body(), request.headers.get("content-encoding", "identity"), limit)
-    lines = _records(body, is_ndjson="ndjson" in request.headers.get("content-type", ""))
-    arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
-    records = [record for _, record in lines]
-    events, refused = await decode_records(records, acceptance_now(service.config))
-    letters = [DeadLetter.of(records[index], error, rejected_ms=arrived_ms) for index, error in refused]
-    if records:
-        try:
-            async with asyncio.timeout(_STORED_WITHIN_SECONDS):
-                await asyncio.shield(await service.pipeline.put(events, letters, arrived_ms))
-        except TimeoutError:
-            raise BadRequest("The events could not be stored in time; send them again.", status=503) from None
-    receipt = Receipt(
-        accepted=len(events),
-        duplicates_possible=True,
-        rejected=[
-            Rejection(line=lines[index][0], reason=error.reason, field=error.field, detail=error.detail)
-            for index, error in refused
-        ],
-    )
+    body = _Claimed(held, await request.body())
+    try:
+        await body.unpack(request.headers.get("content-encoding", "identity").strip().lower(), limit)
+        records = body.records(limit, is_ndjson=media_type in _NDJSON)
+        async with asyncio.timeout(_STORED_WITHIN_SECONDS):
+            receipt = await _store(service, records)
+    except TimeoutError:
+        raise BadRequest("The events could not be stored in time; send them again.", status=503) from None
+    finally:
+        body.release()
     return Response(msgspec.json.encode(receipt), status_code=202, media_type="application/json")
 
 
-def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its content encoding; a bomb stops at the limit."""
-    if encoding.lower() in ("", "identity"):
-        return body
-    if encoding.lower() != "gzip":
-        raise BadRequest("Content-Encoding must be gzip or absent.", status=415)
-    unpacked = bytearray()
-    rest, complete = body, False
-    while rest or not complete:  # gzip files may be written one behind the other
+async def _store(service: Service, records: Iterator[tuple[int, bytes]]) -> Receipt:
+    """Hands over slice after slice, and waits until all are stored."""
+    receipt = Receipt(accepted=0, duplicates_possible=True, rejected=[])
+    waiting: list[asyncio.Future[None]] = []
+    while lines := list(islice(records, _SLICE_RECORDS)):
+        arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
+        slice_ = [record for _, record in lines]
+        events, refused = await decode_records(slice_, acceptance_now(service.config))
+        letters = [DeadLetter.of(slice_[index], error, rejected_ms=arrived_ms) for index, error in refused]
+        waiting.append(await service.pipeline.put(events, letters, arrived_ms))
+        receipt.accepted += len(events)
+        receipt.rejected += [
+            Rejection(line=lines[index][0], reason=error.reason, field=error.field, detail=error.detail)
+            for index, error in refused
+        ]
+    if waiting:
+        await asyncio.wait(waiting)  # which leaves them alone when it is cancelled
+    return receipt
+
+
+class _Claimed:
+    """A body and what has become of it, with its share of the bytes that may be held at once."""
+
+    def __init__(self, held: HeldBytes, body: bytes) -> None:
+        self._held = held
+        self._claimed = 0
+        self._body = body
+
+    def release(self) -> None:
+        """Gives the share back."""
+        self._held.release(self._claimed)
+
+    def _claim(self, count: int) -> None:
+        self._held.claim(count)
+        self._claimed += count
+
+    async def unpack(self, encoding: str, limit: int) -> None:
+        """Takes away the content encoding, bit by bit; a bomb stops at the limit."""
+        if encoding in ("", "identity"):
+            return
+        if encoding != "gzip":
+            raise BadRequest("Content-Encoding must be gzip or absent.", status=415)
+        unpacked = bytearray()
         unpacker = zlib.decompressobj(wbits=31)
-        try:
-            unpacked += unpacker.decompress(rest, limit + 1 - len(unpacked))
-        except zlib.error:
-            raise BadRequest("The body is not gzip, although Content-Encoding says so.") from None
-        if len(unpacked) > limit:
-            raise BadRequest(f"The unpacked body has more than {limit} bytes.", status=413)
+        members = 1  # gzip files may be written one behind the other
+        for start in range(0, len(self._body), _PIECE_BYTES):
+            rest = self._body[start : start + _PIECE_BYTES]
+            while rest:
+                if unpacker.eof:
+                    unpacker = zlib.decompressobj(wbits=31)
+                    members += 1
+                part = self._unpacked(unpacker, rest)
+                self._claim(len(part))
+                unpacked += part
+                if len(unpacked) > limit:
+                    raise BadRequest(f"The unpacked body has more than {limit} bytes.", status=413)
+                rest = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+                if members > _MOST_GZIP_MEMBERS:
+                    raise BadRequest(f"The gzip body has more than {_MOST_GZIP_MEMBERS} members.", status=413)
+                if len(part) == _STEP_BYTES:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
         if not unpacker.eof:
             raise BadRequest("The gzip body is cut off.")
-        rest, complete = unpacker.unused_data, True
-    return bytes(unpacked)
+        self._body = bytes(unpacked)
 
-
-def _records(body: bytes, *, is_ndjson: bool) -> list[tuple[int, bytes]]:
-    """The records with their line (or place in the array), from 1. Empty lines are none."""
-    text = body.removeprefix(_BOM).lstrip()
-    if text.startswith(b"[") and not is_ndjson:
+    @staticmethod
+    def _unpacked(unpacker: "zlib._Decompress", rest: bytes) -> bytes:
         try:
-            items = msgspec.json.decode(text, type=list[msgspec.Raw])
+            return unpacker.decompress(rest, _STEP_BYTES)
+        except zlib.error:
+            raise BadRequest("The body is not gzip, although Content-Encoding says so.") from None
+
+    def records(self, limit: int, *, is_ndjson: bool) -> Iterator[tuple[int, bytes]]:
+        """The records with their line (or place in the array), from 1. Empty lines are none."""
+        body = self._body.removeprefix(_BOM)
+        most = max(limit // _SHORTEST_EVENT_BYTES, 1)
+        too_many = BadRequest(f"The body has more than {most} records or empty lines.", status=413)
+        if is_ndjson or not _OPENS_ARRAY(body):
+            if body.count(b"\n") > most:
+                raise too_many
+            return _lines(body)
+        commas = body.count(b",")
+        if commas > most * _MOST_COMMAS:
+            raise too_many
+        self._claim(commas * _ITEM_BYTES)
+        try:
+            items = msgspec.json.decode(body, type=list[msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"The body begins like a JSON array, but is none: {error}.") from None
-        return [(place, bytes(item)) for place, item in enumerate(items, 1)]
-    lines = enumerate(body.removeprefix(_BOM).split(b"\n"), 1)
-    return [(number, line) for number, line in lines if line.strip()]
+        if len(items) > most:
+            raise too_many
+        return ((place, bytes(item)) for place, item in enumerate(items, 1))
+
+
+def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(BytesIO(body), 1):
+        record = line.rstrip(b"\r\n")
+        if record and not record.isspace():
+            yield number, record

@@ -19,6 +19,7 @@ _TITLES: Final = {
     400: "Bad request",
     404: "Not found",
     405: "Method not allowed",
+    408: "Request timed out",
     409: "Conflict",
     413: "Content too large",
     415: "Unsupported media type",

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
 from typing import Final, Literal
 
-from openride_analytics.events import MAX_RECORD_BYTES, BadEvent, claimed_type, without_personal_data
+from openride_analytics.events import BadEvent, claimed_type, without_personal_data
 from openride_analytics.warehouse import Warehouse
 
 Source = Literal["kafka", "http"]
@@ -39,8 +39,12 @@ class DeadLetter:
         partition: int = -1,
         offset: int = -1,
         key: bytes = b"",
+        event_type: str | None = None,
     ) -> "DeadLetter":
-        """From Kafka (with a topic) or over HTTP. The id follows from the place in Kafka, or from the content."""
+        """From Kafka (with a topic) or over HTTP. The id follows from the place in Kafka, or from the content.
+
+        Without an `event_type` it is the one that the record claims.
+        """
         place = f"{topic}\0{partition}\0{offset}".encode() if topic else b"http\0" + record
         return cls(
             dead_letter_id=blake2b(place, digest_size=16).hexdigest(),
@@ -53,7 +57,7 @@ class DeadLetter:
             reason=error.reason,
             field=error.field[:1000],
             detail=error.detail[:1000],
-            event_type=claimed_type(record) if len(record) <= MAX_RECORD_BYTES else "",
+            event_type=event_type if event_type is not None else claimed_type(record),
             record=without_personal_data(record),
         )
 

@@ -25,9 +25,19 @@ from aiokafka import (
     ConsumerRecord,
     TopicPartition,
 )
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    ConsumerStoppedError,
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
 
 from openride_analytics.config import Config, Kafka
+from openride_analytics.dialects import Dialects
 from openride_analytics.events import LOCATION_EVENT
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import Failure, Pipeline
@@ -55,6 +65,15 @@ _LONGEST_PAUSE_SECONDS: Final = 15.0
 _LOSSES_REMEMBERED: Final = 100
 _PUBLISH_SECONDS: Final = 10.0
 _PUBLISH_REST_SECONDS: Final = 30.0
+
+
+# What is wrong with one partition's records, or our right to them; other errors of Kafka's are the whole consumer's.
+_OF_A_PARTITION: Final = (
+    CorruptRecordException,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnsupportedCodecError,
+)
 
 
 class _Stuck(Exception):
@@ -135,8 +154,9 @@ class Loss:
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Reads the event topics into the pipeline. Call `run` in a task of its own and `stop` to end it."""
 
-    def __init__(self, config: Config, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(self, config: Config, dialects: Dialects, pipeline: Pipeline, metrics: Metrics) -> None:
         self._config = config
+        self._dialects = dialects
         self._pipeline = pipeline
         self._metrics = metrics
         self._consumer: Any = None
@@ -220,12 +240,12 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetch_max_wait_ms=100,
         )
         self._assigned = {}
-        consumer.subscribe(list(settings.topics), listener=self)
+        consumer.subscribe(list(self._dialects.topics), listener=self)
         try:
             await asyncio.wait_for(consumer.start(), _START_TIMEOUT_SECONDS)
             self.connected = True
             self._progressed = monotonic()
-            log.info("kafka_connected", group_id=settings.group_id, topics=list(settings.topics))
+            log.info("kafka_connected", group_id=settings.group_id, topics=list(self._dialects.topics))
             await _until_one_ends(
                 self._poll(consumer), self._commit_now_and_then(consumer), self._watch(consumer)
             )
@@ -265,9 +285,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             fetched = await consumer.getmany(
                 partition, timeout_ms=0, max_records=1 if progress.careful_records else _MAX_POLL_RECORDS
             )
-        except (ConsumerStoppedError, IllegalStateError):
-            raise
-        except Exception as error:  # noqa: BLE001  # a broken batch makes the unpacking raise anything
+        except Exception as error:  # a broken batch makes the unpacking raise anything
+            if isinstance(error, KafkaError | ConsumerStoppedError) and not isinstance(
+                error, _OF_A_PARTITION
+            ):
+                raise
             self._hold(partition, progress, error)
             return False
         records = fetched.get(partition)
@@ -299,7 +321,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     ) -> None:
         await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
-        events, refused = await decode_records(values, acceptance_now(self._config))
+        decode = self._dialects.decoder(partition.topic)
+        events, refused = await decode_records(values, acceptance_now(self._config), decode)
         now_ms = int(time() * 1000)
         # A producer's clock may be anything; nothing arrives after now.
         arrived_ms = min(now_ms, max(0, min(record.timestamp for record in records)))
@@ -312,6 +335,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 partition=partition.partition,
                 offset=records[index].offset,
                 key=records[index].key or b"",
+                event_type=self._dialects.event_type(partition.topic, values[index]),
             )
             for index, error in refused
         ]

@@ -1,11 +1,12 @@
 """Raw records into events and dead letters, in slices, so that other tasks get their turn."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from openride_analytics.config import Config
-from openride_analytics.events import Acceptance, BadEvent, Event, decode
+from openride_analytics.events import Acceptance, BadEvent, Event
+from openride_analytics.events import decode as contract_decode
 
 # About 1 to 3 ms of work between two turns of the event loop.
 SLICE_RECORDS = 500
@@ -19,7 +20,9 @@ def acceptance_now(config: Config) -> Acceptance:
 
 
 async def decode_records(
-    records: Sequence[bytes], acceptance: Acceptance
+    records: Sequence[bytes],
+    acceptance: Acceptance,
+    decode: Callable[[bytes, Acceptance], Event] = contract_decode,
 ) -> tuple[list[Event], list[tuple[int, BadEvent]]]:
     """The events among the records, in order, and the refusals by the record's index."""
     events: list[Event] = []

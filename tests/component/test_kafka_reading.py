@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, Records
 from cryptography.hazmat.primitives import serialization
 
 from openride_analytics.config import Config, Kafka, Retention
+from openride_analytics.dialects import Dialects
 from openride_analytics.events import BadEvent
 from openride_analytics.ingest import kafka as kafka_module
 from openride_analytics.ingest.dead_letters import DeadLetter
@@ -48,7 +49,7 @@ class Reading:
         self.pipeline = Pipeline(
             warehouse, self.metrics, max_batch_events=10_000, max_delay_seconds=0.02, on_stored=_nothing
         )
-        self.source = KafkaSource(config, self.pipeline, self.metrics)
+        self.source = KafkaSource(config, Dialects(settings), self.pipeline, self.metrics)
 
     async def stored(self) -> set[str]:
         rows = await self.warehouse.query("SELECT toString(event_id) AS id FROM events FINAL")
@@ -119,7 +120,10 @@ class Topic:
         self.address = kafka.address
         self.name = topics.names[2]
         self.settings = Kafka(
-            bootstrap_servers=kafka.address, group_id=f"{topics.prefix}-group", topics=(self.name,)
+            bootstrap_servers=kafka.address,
+            group_id=f"{topics.prefix}-group",
+            topics=(self.name,),
+            dialects={},
         )
         self._made = 0
 
@@ -506,7 +510,7 @@ class TestConnections:
 
         async with await asyncio.start_server(babble, HOST, 0) as stranger:
             port = stranger.sockets[0].getsockname()[1]
-            settings = Kafka(bootstrap_servers=f"{HOST}:{port}", group_id="group")
+            settings = Kafka(bootstrap_servers=f"{HOST}:{port}", group_id="group", dialects={})
             async with reading(settings, embedded_warehouse) as work:
 
                 async def failed() -> bool:

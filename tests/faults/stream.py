@@ -23,7 +23,7 @@ from tests.model import kept, naive
 from tests.model.asked import differences
 from tests.model.periods import MILLISECOND, Question, beginning_of, local_day
 from tests.model.stored import Event, of, stored
-from tests.model.streams import CLOCK_CHANGE, FILTERS, MOST_EVENTS_OF_A_STORY, STORIES, _Teller
+from tests.model.streams import CLOCK_CHANGE, FILTERS, MOST_EVENTS_OF_A_STORY, STORIES, Teller
 
 CURRENCY = "NGN"
 STORIES_OF_A_WORLD = 12
@@ -93,7 +93,7 @@ class Stream:
         world = uuid5(UUID(int=0), f"world {self._worlds}")
         for number in range(STORIES_OF_A_WORLD):
             seed = self._random.getrandbits(64)
-            teller = _Teller(seed, number, ANCHORS, STORIES, java_gaps=False)
+            teller = Teller(seed, number, ANCHORS, STORIES, java_gaps=False)
             for event in teller.tell(MOST_EVENTS_OF_A_STORY):
                 yield {name: _of_world(world, name, value) for name, value in event.items()}
 

@@ -192,8 +192,15 @@ def _program(*arguments: str) -> Sequence[str]:
 
 
 def _toml(sections: Sections) -> str:
-    """JSON's texts, numbers, booleans and lists of them are TOML's as well."""
     lines = []
     for section, keys in sections.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""]
+        lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in keys.items()), ""]
     return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    """JSON's texts, numbers, booleans and lists of them are TOML's as well; its objects are written otherwise."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{json.dumps(key)} = {_toml_value(item)}" for key, item in value.items())
+        return f"{{{inner}}}"
+    return json.dumps(value)

@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from openride_analytics.config import Kafka
+from openride_analytics.config import SHIPPED_DIALECTS, Kafka
 from tests.servers.kafka import KafkaServer
 
 
@@ -37,6 +38,15 @@ class EventTopics(NamedTuple):
             "group_id": f"{self.prefix}-{secrets.token_hex(4)}",
             "topics": self.names,
             "dead_letter_topic": self.dead_letters,
+            "dialects": {
+                name: {
+                    **dialect,
+                    "topics": {
+                        f"{self.prefix}.{topic}": spoken for topic, spoken in dialect["topics"].items()
+                    },
+                }
+                for name, dialect in msgspec.to_builtins(SHIPPED_DIALECTS).items()
+            },
         }
 
     async def create(self, *names: str, partitions: int, largest_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """The service's answer to a question of the model, as JSON data."""
 
+from importlib import import_module
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,7 +12,8 @@ from openride_analytics.metrics.question import Question as ServiceQuestion
 from openride_analytics.period import Period
 from openride_analytics.warehouse import Warehouse
 
-from .periods import Question
+from .lives import METRICS_LIKE
+from .periods import AnalyticsQuestion, Question
 from .streams import FILTERS
 
 ENDPOINTS = {
@@ -26,18 +28,11 @@ ENDPOINTS = {
 
 async def answer(warehouse: Warehouse, endpoint: str, question: Question) -> dict[str, Any]:
     """What the endpoint would answer at `question.now`."""
-    period = Period(
-        start=question.start,
-        end=question.end,
-        timezone=ZoneInfo(question.timezone),
-        granularity=question.granularity,
-        whole_days=question.kind == "days",
-    )
+    period = period_of(question)
     if endpoint == "realtime":
         asked = realtime.RealtimeQuestion.at(question.now, question.window_minutes, period)
         answered: dict[str, Any] = msgspec.to_builtins(await realtime.ask(warehouse, asked))
         return answered
-    filters = {name: getattr(question, name) for name in FILTERS[endpoint] if name in Filters.__annotations__}
     found: dict[str, Any] = msgspec.to_builtins(
         await ENDPOINTS[endpoint].ask(
             warehouse,
@@ -45,7 +40,7 @@ async def answer(warehouse: Warehouse, endpoint: str, question: Question) -> dic
                 period=period,
                 now=question.now,
                 compare=question.compare,
-                filters=Filters(**filters),
+                filters=filters_of(question, endpoint),
                 default_currency=question.default_currency,
                 on_time_minutes=question.on_time_minutes,
                 limit=question.limit,
@@ -54,6 +49,47 @@ async def answer(warehouse: Warehouse, endpoint: str, question: Question) -> dic
         )
     )
     return found
+
+
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "funnel": ("steps", "window_hours", "breakdown"),
+    "cohort": ("unit", "periods", "activity"),
+    "retention": ("days", "mode", "role"),
+    "geographic": ("metric", "level", "resolution"),
+}
+"""The parameters that each endpoint of analytics takes."""
+
+
+async def analytics_answer(warehouse: Warehouse, name: str, question: AnalyticsQuestion) -> dict[str, Any]:
+    """What the endpoint of analytics would answer at `question.now`, without the `definition` of its figures."""
+    module = import_module(f"openride_analytics.analytics.{name}")
+    asked = module.Question(
+        period=period_of(question),
+        now=question.now,
+        filters=filters_of(question, METRICS_LIKE[question.metric] if name == "geographic" else "users"),
+        default_currency=question.default_currency,
+        **{parameter: getattr(question, parameter) for parameter in PARAMETERS[name]},
+    )
+    found: dict[str, Any] = msgspec.to_builtins(await module.ask(warehouse, asked))
+    found.pop("definition", None)
+    return found
+
+
+def period_of(question: Question) -> Period:
+    return Period(
+        start=question.start,
+        end=question.end,
+        timezone=ZoneInfo(question.timezone),
+        granularity=question.granularity,
+        whole_days=question.kind == "days",
+    )
+
+
+def filters_of(question: Question, endpoint: str) -> Filters:
+    """The filters that the endpoint takes."""
+    return Filters(
+        **{name: getattr(question, name) for name in FILTERS[endpoint] if name in Filters.__annotations__}
+    )
 
 
 def differences(expected: Any, actual: Any, path: str = "$") -> list[str]:

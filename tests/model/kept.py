@@ -49,6 +49,16 @@ def kept_trips(known: list[Event], question: Question) -> set[str]:
     }
 
 
+def kept_route(creations: list[Event], route: str, question: Question) -> bool:
+    """Whether a route, of which these are the `route.created` (perhaps none), is one of those asked for."""
+    return (
+        question.route_id in (None, route)
+        and question.city in (None, first_known(creations, "origin_city"))
+        and question.state in (None, first_known(creations, "origin_state"))
+        and question.driver_id in (None, first_known(creations, "driver_id"))
+    )
+
+
 def _on_route(known: list[Event], its_events: list[Event], question: Question) -> bool:
     """Whether the thing's events name the route and driver asked for, and a route from the city and state."""
     created = by(of(known, "route.created"), "route_id")

@@ -24,7 +24,7 @@ from .figures import (
     rate,
     totals,
 )
-from .kept import kept_bookings, kept_payments, kept_trips, kept_users
+from .kept import kept_bookings, kept_payments, kept_route, kept_trips, kept_users
 from .periods import (
     DAY,
     Question,
@@ -400,13 +400,7 @@ def routes(events: list[Event], question: Question) -> Answer:
     end = period(question).end
 
     def kept(route: str) -> bool:
-        made = created.get(route, [])
-        return (
-            question.route_id in (None, route)
-            and question.city in (None, first_known(made, "origin_city"))
-            and question.state in (None, first_known(made, "origin_state"))
-            and question.driver_id in (None, first_known(made, "driver_id"))
-        )
+        return kept_route(created.get(route, []), route, question)
 
     def count(some: Iterable[Event], kind: str) -> int:
         return sum(map(kept, distinct(of(some, kind), "route_id")))
@@ -566,10 +560,8 @@ def answer(
     breakdowns: dict[str, list[Figures]] | None = None,
 ) -> Answer:
     """`summary` is called with the number of periods to go back, `bucket` with each bucket of the series."""
-    whole, earlier = period(question), period(question, 1)
-    return {
-        "period": span_texts(whole) | {"timezone": question.timezone, "granularity": question.granularity},
-        "data_through": data_through(known),
+    earlier = period(question, 1)
+    return frame(question, known) | {
         "summary": summary(0),
         "previous": {"period": span_texts(earlier), "summary": summary(1)} if question.compare else None,
         "series": [
@@ -577,6 +569,15 @@ def answer(
             for span in buckets(question)
         ],
         "breakdowns": breakdowns or {},
+    }
+
+
+def frame(question: Question, known: list[Event]) -> Answer:
+    """What every answer holds."""
+    return {
+        "period": span_texts(period(question))
+        | {"timezone": question.timezone, "granularity": question.granularity},
+        "data_through": data_through(known),
     }
 
 

@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 Granularity = Literal["hour", "day", "week", "month", "none"]
 Sort = Literal["earnings", "trips", "distance"]
+Unit = Literal["day", "week", "month"]
+Metric = Literal["bookings", "revenue", "trips", "users", "drivers", "routes"]
 
 MILLISECOND = timedelta(milliseconds=1)
 DAY = timedelta(days=1)
@@ -50,6 +52,28 @@ class Question:
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyticsQuestion(Question):
+    """A request to one of the endpoints of analytics, each of which looks at its own parameters only."""
+
+    # Funnel
+    steps: tuple[str, ...] = ("user.registered", "booking.created", "booking.confirmed", "trip.completed")
+    window_hours: int = 168
+    breakdown: Literal["city", "state"] | None = None
+    # Cohort
+    unit: Unit = "week"
+    periods: int = 12
+    activity: Literal["booking", "trip", "any"] = "booking"
+    # Retention
+    days: tuple[int, ...] = (1, 7, 30)
+    mode: Literal["exact", "unbounded"] = "exact"
+    role: Literal["RIDER", "DRIVER", "ADMIN"] | None = None
+    # Geographic
+    metric: Metric = "bookings"
+    level: Literal["state", "city", "h3"] = "state"
+    resolution: int = 7
 
 
 class Span(NamedTuple):
@@ -149,6 +173,21 @@ def _boundaries(question: Question) -> Iterator[datetime]:
         if begins[question.granularity]:
             yield beginning_of(day, zone)
         day += DAY
+
+
+def first_day(unit: Unit, day: date) -> date:
+    """When the week or the month of the day began."""
+    if unit == "week":
+        return day - day.weekday() * DAY
+    return day.replace(day=1) if unit == "month" else day
+
+
+def units_later(unit: Unit, first: date, count: int) -> date:
+    """The first day of the unit that is so many units after the one that begins with `first`."""
+    for _ in range(count):
+        # 31 days after the first day of a month it is the next one, early or late.
+        first = first_day(unit, first + {"day": 1, "week": 7, "month": 31}[unit] * DAY)
+    return first
 
 
 def length_in_days(span: Span, zone: ZoneInfo) -> float:

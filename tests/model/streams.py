@@ -48,6 +48,16 @@ PROVIDERS = ("paystack", "flutterwave")
 PLACES = (("Ikeja", "Lagos"), ("Lekki", "Lagos"), ("Garki", "FCT"), ("Ikeja", "FCT"))
 CITIES = sorted({city for city, _ in PLACES})
 STATES = sorted({state for _, state in PLACES})
+POINTS = (
+    (6.5244, 3.3792),
+    (6.525, 3.375),
+    (6.6018, 3.3515),
+    (9.0765, 7.3986),
+    (5.6037, -0.187),
+    (-26.2, 28.04),
+    (0.0, 9.45),
+)
+"""None is near the border of an H3 cell of any resolution asked for; the first two part at the finer ones."""
 PARTIES = ("RIDER", "DRIVER", "SYSTEM")
 PRICES = ("3000.00", "1234.5", "10.125", "0.0001", "0.00", 1500, 99.99, 2500.5)
 
@@ -134,7 +144,7 @@ FILTER_VALUES: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Teller:
+class Teller:
     """Makes the events of one story, the same ones for the same integer."""
 
     def __init__(
@@ -164,7 +174,7 @@ class _Teller:
     def next_event(self) -> Event:
         if self.told and self.chance(0.1):
             return dict(self.random.choice(self.told))
-        kind = self.random.choice(self.types)
+        kind = self.next_type()
         event: Event = {"event_type": kind} | self.fields(kind)
         if self.chance(0.15):
             own = next(self.own_milliseconds)
@@ -186,6 +196,9 @@ class _Teller:
                 for name, value in event.items()
             }
         return event
+
+    def next_type(self) -> str:
+        return self.random.choice(self.types)
 
     def happens(self, kind: str) -> bool:
         """Half of all things are never cancelled, and one trip is on its way for good."""
@@ -219,7 +232,7 @@ class _Teller:
             offset = self.random.choice(OFFSETS)
         else:
             offset = timedelta(minutes=self.random.randrange(-4 * 24 * 60, 4 * 24 * 60))
-        self.times.append(_within_days_of_streams(anchor + offset))
+        self.times.append(within_days_of_streams(anchor + offset))
         return self.times[-1]
 
     def spelled(self, when: datetime) -> str | int | float:
@@ -245,9 +258,9 @@ class _Teller:
             "booking": self.booking,
             "payment": self.payment,
             "trip": self.trip,
-            "location": self.location,
+            "driver": self.location,
         }
-        return make[self.kind](kind)
+        return make[kind.partition(".")[0]](kind)
 
     # Each thing has its usual partners, and now and then an event names others.
 
@@ -261,6 +274,9 @@ class _Teller:
 
     def money(self) -> str | float:
         return self.random.choice(PRICES)
+
+    def point(self, lat: str, lon: str) -> Event:
+        return dict(zip((lat, lon), self.random.choice(POINTS), strict=True))
 
     def currency(self) -> Event:
         return {} if self.chance(0.25) else {"currency": self.random.choice((CURRENCIES[0], *CURRENCIES))}
@@ -320,7 +336,7 @@ class _Teller:
     def departure(self) -> datetime:
         """One of a few, so that bookings share departures."""
         hour = self.random.choice(self.anchors[:3]) + self.random.choice((timedelta(0), timedelta(hours=1)))
-        return _within_days_of_streams(hour)
+        return within_days_of_streams(hour)
 
     def booking(self, kind: str) -> Event:
         event = self.booking_parties(self.which)
@@ -328,11 +344,8 @@ class _Teller:
         match kind:
             case "booking.created":
                 event |= seats_and_price | self.currency()
-                event |= {
-                    "pickup_lat": 6.5,
-                    "pickup_lon": 3.25,
-                    "scheduled_departure": self.spelled(self.departure()),
-                }
+                event |= self.point("pickup_lat", "pickup_lon")
+                event |= {"scheduled_departure": self.spelled(self.departure())}
                 event |= self.optional(dropoff_lat=6.75, dropoff_lon=3.5)
             case "booking.confirmed":
                 event |= seats_and_price | self.currency()
@@ -380,10 +393,9 @@ class _Teller:
                 event |= {
                     "scheduled_departure": self.spelled(left),
                     "actual_departure": self.spelled(left + late),
-                    "start_lat": 6.5,
-                    "start_lon": 3.25,
                     "passengers_count": self.random.randint(1, 3),
                 }
+                event |= self.point("start_lat", "start_lon")
             case "trip.completed":
                 # Halves and quarters add up exactly in any order.
                 event |= {
@@ -402,11 +414,13 @@ class _Teller:
 
     def location(self, _kind: str) -> Event:
         city, state = self.random.choice(PLACES)
-        event: Event = {"driver_id": self.usually(DRIVERS, self.which), "lat": 6.5, "lon": 3.25}
-        return event | self.optional(trip_id=TRIPS[self.which], speed_kmh=30.5, city=city, state=state)
+        event: Event = {"driver_id": self.usually(DRIVERS, self.which)} | self.point("lat", "lon")
+        return event | self.optional(
+            trip_id=TRIPS[self.which], speed_kmh=30.5, city=city, state=self.or_empty(state)
+        )
 
 
-def _within_days_of_streams(when: datetime) -> datetime:
+def within_days_of_streams(when: datetime) -> datetime:
     """Times before the first or after the last day come in again at the other side."""
     return FIRST + (when - FIRST) % (LAST - FIRST)
 
@@ -430,7 +444,7 @@ def streams(
 
     def tell(seeds: list[tuple[int, int]]) -> list[Event]:
         told = [
-            _Teller(seed, number, near, kinds, java_gaps=java_gaps).tell(length)
+            Teller(seed, number, near, kinds, java_gaps=java_gaps).tell(length)
             for number, (length, seed) in enumerate(seeds)
         ]
         events = list(chain.from_iterable(told))
@@ -448,9 +462,9 @@ def _odd_lengths(most: timedelta) -> st.SearchStrategy[timedelta]:
 
 
 @st.composite
-def questions(draw: st.DrawFn, endpoint: str | None = None) -> Question:
+def questions(draw: st.DrawFn, endpoint: str | None = None, zones: tuple[str, ...] = ZONES) -> Question:
     """Questions about the days of the streams, with the filters that the endpoint, if one is named, takes."""
-    zone = draw(st.sampled_from(ZONES))
+    zone = draw(st.sampled_from(zones))
     shape = draw(st.sampled_from(("days", "months", "instants")))
     if shape == "instants":
         start = datetime(2026, 3, 2, tzinfo=UTC) + draw(_odd_lengths(12 * DAY))

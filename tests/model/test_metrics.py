@@ -21,17 +21,38 @@ DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
 async def test_the_service_agrees_with_the_model(
     endpoint: str, embedded_warehouse: EmbeddedWarehouse
 ) -> None:
+    await _agrees(endpoint, embedded_warehouse, from_java=False, examples=50)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
+    endpoint: str, embedded_warehouse: EmbeddedWarehouse
+) -> None:
+    await _agrees(endpoint, embedded_warehouse, from_java=True, examples=10)
+
+
+async def _agrees(
+    endpoint: str, embedded_warehouse: EmbeddedWarehouse, *, from_java: bool, examples: int
+) -> None:
     @settings(
-        max_examples=50,
+        max_examples=examples,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
-    @given(case=streams.cases(endpoint), seed=st.integers(0, 2**32), batches=st.integers(1, 4))
+    @given(
+        case=streams.cases(endpoint, java_gaps=from_java),
+        seed=st.integers(0, 2**32),
+        batches=st.integers(1, 4),
+    )
     async def agrees(case: tuple[list[dict[str, Any]], Question], seed: int, batches: int) -> None:
         events, question = case
         await empty(embedded_warehouse)
         await store(
-            embedded_warehouse, disordered(events, seed), batches=batches, currency=question.default_currency
+            embedded_warehouse,
+            disordered(events, seed),
+            batches=batches,
+            currency=question.default_currency,
+            from_java=from_java,
         )
         actual = await answer(embedded_warehouse, endpoint, question)
         for name in DEPENDS_ON_ARRIVAL:

@@ -2,49 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from . import naive
+from .by_hand import MARCH, asked, event, identity, utc
 from .figures import averages, money_texts, percentile
 from .periods import DAY, Question, buckets, period, time_text
+from .stored import Event
 from .streams import FILTERS, cases
 
-Event = dict[str, Any]
 Endpoint = Callable[[list[Event], Question], dict[str, Any]]
 
 ENDPOINTS: dict[str, Endpoint] = {name: getattr(naive, name) for name in FILTERS}
-
-
-def identity(name: str) -> str:
-    return str(uuid5(NAMESPACE_OID, name))
-
-
-def event(kind: str, when: str | float, **fields: Any) -> Event:
-    """An event with an id of its own; the names of things (`booking_id="b1"`) are made ids."""
-    ids = {name: identity(value) for name, value in fields.items() if name.endswith("_id")}
-    made = {"event_type": kind, "event_timestamp": when} | fields | ids
-    return {"event_id": identity(repr(made))} | made
-
-
-def utc(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def asked(
-    start: str, end: str, timezone: str = "UTC", *, now: str = "2026-05-01T00:00Z", **rest: Any
-) -> Question:
-    return Question(utc(start), utc(end), timezone, now=utc(now), **rest)
-
-
-MARCH = asked("2026-03-01T00:00Z", "2026-04-01T00:00Z", granularity="none")
 
 
 # Events

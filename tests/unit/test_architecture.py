@@ -20,7 +20,8 @@ ALLOWED = {
     "warehouse": {"config"},
     "migrations": {"warehouse"},
     "metrics": {"period", "warehouse"},
-    "ingest": {"events", "config", "ops", "warehouse"},
+    "dialects": {"events", "config"},
+    "ingest": {"events", "config", "dialects", "ops", "warehouse"},
 }
 # Who may know of the HTTP face.
 HTTP = {"http", "serve"}
