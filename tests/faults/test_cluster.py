@@ -33,7 +33,8 @@ def cluster() -> list[KafkaServer]:
 
 @pytest.fixture
 def stage(report: Report, cluster: list[KafkaServer]) -> Iterator[Stage]:
-    with Stage(report, cluster=cluster) as stage:
+    # The group's session is as long as the service leaves it, not as short as elsewhere in this suite.
+    with Stage(report, cluster=cluster, session_seconds="") as stage:
         stage.producing.go_on()
         yield stage
         report.say(stage.table())
