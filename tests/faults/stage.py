@@ -158,7 +158,7 @@ class Stage:
                 list(starting.map(stack.enter_context, [lent(server) for server in self.servers]))
             for proxy in self.proxies.values():
                 stack.enter_context(proxy)
-            asyncio.run(self.create_topics())
+            asyncio.run(self.create_topics(*self.all_topics))
             stack.callback(self._end_services)
             for _ in range(2):
                 self.join()
@@ -170,7 +170,14 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    async def create_topics(self) -> None:
+    @property
+    def all_topics(self) -> list[str]:
+        """All that the services read, and the one for dead letters."""
+        dialects = self.config["kafka"]["dialects"].values()
+        spoken = [topic for dialect in dialects for topic in dialect["topics"]]
+        return [*self.topics.names, *spoken, self.topics.dead_letters]
+
+    async def create_topics(self, *names: str) -> None:
         """As the services would find them in a cluster of which somebody takes care: none is made by being asked for."""
         replicas = len(self.brokers)
         async with admin(self.addresses) as client:
@@ -182,7 +189,7 @@ class Stage:
                         replication_factor=replicas,
                         topic_configs={"min.insync.replicas": str(max(1, replicas - 1))},
                     )
-                    for name in (*self.topics.names, self.topics.dead_letters)
+                    for name in names
                 ]
             )
 

@@ -24,12 +24,12 @@ def read_some(stage: Stage) -> int:
 
 async def topics_made_again(stage: Stage) -> None:
     async with admin(stage.addresses) as client:
-        await client.delete_topics([*stage.topics.names, stage.topics.dead_letters])
+        await client.delete_topics(stage.all_topics)
         deadline = time.monotonic() + GONE_SECONDS
-        while set(stage.topics.names) & set(await client.list_topics()):
+        while set(stage.all_topics) & set(await client.list_topics()):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-    await stage.create_topics()
+    await stage.create_topics(*stage.all_topics)
 
 
 def test_topics_deleted_and_made_again_are_read_from_their_beginning(stage: Stage) -> None:
