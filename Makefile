@@ -7,10 +7,11 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS   ?=
 SEED   ?=
 MINUTES ?= 120
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-faults check format lint types coverage bench soak lock image clean
+.PHONY: help demo serve test test-faults check format lint types coverage bench soak fuzz fuzzapi lock image clean
 
 help: ## this page
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +58,12 @@ bench: $(VENV)/dev.stamp ## measure ingestion, shortly
 
 soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(ARGS)
+
+fuzz: $(VENV)/dev.stamp ## mutate events against the decoder and the embedded engine, for SECONDS=600
+	OPENRIDE_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s --timeout=0 tests/hostile/test_fuzz.py $(ARGS)
+
+fuzzapi: $(VENV)/dev.stamp ## test the HTTP interface against its OpenAPI document, for SECONDS=600
+	OPENRIDE_SCHEMATHESIS_SECONDS=$(SECONDS) $(BIN)/python -m pytest --timeout=0 tests/hostile/test_openapi.py $(ARGS)
 
 # Pins that still fit the ranges are kept; `make lock ARGS=--upgrade` takes the newest of everything.
 # The result holds for every platform and Python version that pyproject.toml allows.

@@ -1,8 +1,8 @@
 """Answers kept for a while: in Redis, so that all instances share them, or in memory.
 
 An answer is used again while nothing new has been stored since it was computed; while events keep coming it is at most
-`fresh_seconds` old. Equal questions at the same time are computed once. A cache that is away or slow costs a question
-little and never its answer.
+`fresh_seconds` old. None is used again that was begun before the cache was told to forget all. Equal questions at the same
+time are computed once. A cache that is away or slow costs a question little and never its answer.
 """
 
 import asyncio
@@ -26,6 +26,11 @@ _REST_SECONDS: Final = 5.0
 _MEMORY_ENTRIES: Final = 2_000
 _PREFIX: Final = "openride:"
 _VERSION: Final = f"{_PREFIX}data_version"
+# The version counts changes of the data, and by this much each time that all answers are to be forgotten: so an answer that
+# was being computed meanwhile carries its era with it, and is not used in a later one.
+_ERA: Final = 1 << 32
+_FORGET_SECONDS: Final = 60.0
+_KEYS_PER_SCAN: Final = 1_000
 
 T = TypeVar("T")
 
@@ -43,6 +48,13 @@ class Cache(Protocol):
 
     async def data_changed(self) -> None:
         """New data is stored: the version moves on."""
+        ...
+
+    async def forget_all(self) -> bool:
+        """No answer whose computation has begun before is used again, by whoever shares this cache.
+
+        Says whether that was done. Unlike the other calls it may take a minute.
+        """
         ...
 
     async def answers(self) -> bool:
@@ -79,6 +91,12 @@ class MemoryCache:
     async def data_changed(self) -> None:
         """See `Cache.data_changed`."""
         self._version += 1
+
+    async def forget_all(self) -> bool:
+        """See `Cache.forget_all`."""
+        self._version += _ERA
+        self._entries.clear()
+        return True
 
     async def answers(self) -> bool:
         """See `Cache.answers`."""
@@ -142,6 +160,26 @@ class RedisCache:
             await self._tell()
         self._telling = None
 
+    async def forget_all(self) -> bool:
+        """See `Cache.forget_all`. Entries are taken away, too: they would stay until their time is over."""
+        if await self._guarded(lambda: self._redis.incrby(_VERSION, _ERA)) is None:
+            return False
+        cursor = 0
+
+        async def forget_some() -> int:
+            after, found = await self._redis.scan(cursor, match=f"{_PREFIX}*", count=_KEYS_PER_SCAN)
+            if keys := [key for key in found if key != _VERSION.encode()]:
+                await self._redis.unlink(*keys)
+            return int(after)
+
+        started = monotonic()
+        while monotonic() - started < _FORGET_SECONDS:
+            after = await self._guarded(forget_some)
+            if not after:
+                return after == 0
+            cursor = after
+        return False
+
     async def answers(self) -> bool:
         """See `Cache.answers`."""
         return await self._guarded(self._redis.ping) is not None
@@ -194,7 +232,7 @@ class Answers:
         self._cache = cache
         self._fresh_seconds = fresh_seconds
         self._max_age_seconds = max_age_seconds
-        self._computing: dict[str, asyncio.Task[bytes]] = {}
+        self._computing: dict[tuple[str, int | None], asyncio.Task[bytes]] = {}
 
     async def get(
         self, key: str, compute: Callable[[], Awaitable[bytes]], *, max_age_seconds: float | None = None
@@ -202,16 +240,17 @@ class Answers:
         """A fresh enough answer to the question that `key` stands for; raises what `compute` raises."""
         limit = min(max_age_seconds or self._max_age_seconds, self._max_age_seconds)
         kept, version = await self._cache.get(key)
-        if kept is not None and version is not None:
-            entry = _decoded(kept)
-            age = time() - entry.computed_at if entry else -1.0
-            if entry and 0 <= age <= limit and (entry.version == version or age <= self._fresh_seconds):
+        if kept is not None and version is not None and (entry := _decoded(kept)):
+            age = time() - entry.computed_at
+            fresh = entry.version == version or age <= self._fresh_seconds
+            if 0 <= age <= limit and fresh and entry.version // _ERA == version // _ERA:
                 return CachedAnswer(entry.body, int(age), "hit")
-        task = self._computing.get(key)
+        asked = key, None if version is None else version // _ERA
+        task = self._computing.get(asked)
         if task is None:
             task = asyncio.create_task(self._compute(key, compute, version, limit))
-            self._computing[key] = task
-            task.add_done_callback(lambda _: self._computing.pop(key, None))
+            self._computing[asked] = task
+            task.add_done_callback(lambda _: self._computing.pop(asked, None))
         return CachedAnswer(await asyncio.shield(task), 0, "miss")
 
     async def _compute(

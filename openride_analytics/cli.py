@@ -1,4 +1,4 @@
-"""The command line: `openride-analytics serve | demo | migrate | ingest | check-config`."""
+"""The command line: `openride-analytics serve | demo | migrate | ingest | erase | rebuild | check-config`."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from openride_analytics import __version__, checks, config, ingest_files, serve
+from openride_analytics import __version__, checks, config, ingest_files, maintenance, serve
 from openride_analytics.config import Config, ConfigError
 from openride_analytics.dialects import Dialects
 from openride_analytics.ops import logs
@@ -28,23 +28,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "ingest":
             kafka = _configured(options.config) if options.kafka else None
             return ingest_files.ingest(options.files, url=options.url, to_kafka=kafka)
-        settings = _configured(options.config)
-        Dialects(
-            settings.kafka
-        )  # a mistake in them stops the start, also where nothing is read from Kafka yet
-        if options.command == "check-config":
-            logging.disable()  # the drivers' complaints: each server gets its one line
-            print(msgspec.json.format(msgspec.json.encode(config.without_secrets(settings))).decode())
-            return asyncio.run(checks.check_servers(settings))
-        logs.configure(settings.log)
-        if options.command == "migrate":
-            return asyncio.run(checks.migrate(settings))
-        return serve.run(settings)
+        return _on_stores(options)
     except ConfigError as error:
         print(f"openride-analytics: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _on_stores(options: argparse.Namespace) -> int:
+    """The commands that use the configured stores."""
+    settings = _configured(options.config)
+    Dialects(settings.kafka)  # a mistake in them stops the start, also where nothing is read from Kafka yet
+    if options.command == "check-config":
+        logging.disable()  # the drivers' complaints: each server gets its one line
+        print(msgspec.json.format(msgspec.json.encode(config.without_secrets(settings))).decode())
+        return asyncio.run(checks.check_servers(settings))
+    logs.configure(settings.log)
+    match options.command:
+        case "migrate":
+            return asyncio.run(checks.migrate(settings))
+        case "erase":
+            return asyncio.run(maintenance.erase_user(settings, maintenance.user_id(options.user)))
+        case "rebuild":
+            return asyncio.run(maintenance.rebuild_all(settings))
+        case _:
+            return serve.run(settings)
 
 
 def _configured(path: Path | None) -> Config:
@@ -84,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--kafka", action="store_true", help="produce to the Kafka topics of the configuration instead"
     )
+    erase = command("erase", "remove a user's events and all that is derived from them, for good")
+    erase.add_argument("--user", required=True, metavar="ID", help="the user's id (a UUID)")
+    command("rebuild", "recompute all that is derived from the stored events, while they are served")
     command("check-config", "print the effective configuration, secrets hidden, and try each server")
     return parser
 

@@ -6,7 +6,7 @@ the producer wrote it. This module does no input or output.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
@@ -16,9 +16,15 @@ import msgspec
 
 from openride_analytics import events
 from openride_analytics.config import ConfigError, Dialect, DialectTopic, Kafka, time_zones
-from openride_analytics.events import MAX_RECORD_BYTES, Acceptance, BadEvent, Event, claimed_type, fields_of
-
-Decode = Callable[[bytes, Acceptance], Event]
+from openride_analytics.events import (
+    MAX_RECORD_BYTES,
+    Acceptance,
+    BadEvent,
+    Decode,
+    Event,
+    claimed_type,
+    fields_of,
+)
 
 
 class Dialects:

@@ -33,12 +33,16 @@ Money = Any
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 Number = Annotated[float, Meta(ge=0)]
+Reading = Annotated[float, Meta(ge=0, le=3.4e38)]  # kept in single precision, where more would be infinite
 Count = Annotated[int, Meta(ge=0, le=4_294_967_295)]
 Seats = Annotated[int, Meta(ge=1, le=60)]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")]
 ClockTime = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?\Z")]
 Weekday = Literal["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
 Party = Literal["RIDER", "DRIVER", "SYSTEM"]
+
+
+_LONGEST_DETAIL: Final = 300  # msgspec repeats what it does not know, however long
 
 
 class BadEvent(Exception):
@@ -52,7 +56,7 @@ class BadEvent(Exception):
         super().__init__(detail)
         self.reason: Reason = reason
         self.field = field
-        self.detail = detail
+        self.detail = detail[:_LONGEST_DETAIL]
 
 
 class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True):
@@ -274,9 +278,9 @@ class DriverLocationUpdated(_Event, tag=LOCATION_EVENT, kw_only=True):
     trip_id: UUID | None = None
     lat: Latitude
     lon: Longitude
-    speed_kmh: Number | None = None
+    speed_kmh: Reading | None = None
     bearing: Annotated[float, Meta(ge=0, lt=360)] | None = None
-    accuracy_meters: Number | None = None
+    accuracy_meters: Reading | None = None
     city: Text | None = None
     state: Text | None = None
 
@@ -386,6 +390,10 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
     return msgspec.json.Decoder(struct, float_hook=str.encode).decode
 
 
+Decode = Callable[[bytes, Acceptance], Event]
+"""`decode`, or the same for another spelling of the events."""
+
+
 def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -> Event:
     """Checks one record and brings it into canonical form, or raises `BadEvent`.
 
@@ -395,6 +403,8 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -
     if len(record) > MAX_RECORD_BYTES:
         raise BadEvent("too_large", f"The record has {len(record)} bytes; the limit is {MAX_RECORD_BYTES}.")
     try:
+        if not record.isascii():
+            record.decode()  # msgspec does not look into fields that it ignores
         event = parse(record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise refusal(error) from None
@@ -530,17 +540,32 @@ _TEXT: Final = rb'"(?:[^"\\]|\\.)*+"?'
 
 
 def _value(depth: int) -> bytes:
-    """A pattern for a JSON value, cut off or not, with so many lists and objects inside each other."""
-    inner = rb"[^][{}\"]|" + _TEXT
+    """A pattern for a JSON value, cut off or not. What is nested deeper takes the rest of the record with it."""
+    inner = rb"[^][{}\"]|" + _TEXT + rb"|[\[{].*+"
     for _ in range(depth):
         inner = rb"[^][{}\"]|" + _TEXT + rb"|[\[{](?:" + inner + rb")*+[]}]?"
     return _TEXT + rb"|[\[{](?:" + inner + rb")*+[]}]?|[^,}\r\n]+"
 
 
+def _name(name: str) -> str:
+    """A pattern for a field's name, in letters of either case and in JSON's escapes of them."""
+    return "".join(
+        rf"(?:{letter}|\\u00(?:{ord(letter):02x}|{ord(letter.upper()):02x}))" if letter != "?" else letter
+        for letter in name
+    )
+
+
 _PERSONAL: Final = re.compile(
-    rb'("(?:phone(?:_?number)?|e_?mail(?:_?address)?|full_?name|card_?last_?4)"\s*:\s*)(?:'
-    + _value(depth=4)
-    + rb")",
+    rb'("(?:%b)"\s*+:\s*+)(?:%b)'
+    % (
+        "|".join(
+            map(
+                _name,
+                ("phone", "phone_?number", "email", "email_?address", "full_?name", "card_?last_?4"),
+            )
+        ).encode(),
+        _value(depth=4),
+    ),
     re.IGNORECASE | re.DOTALL,
 )
 

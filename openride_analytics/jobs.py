@@ -11,6 +11,8 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from openride_analytics.cache import Cache
+from openride_analytics.erasure import erase_again
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 
@@ -24,9 +26,10 @@ _CALL_TIMEOUT_SECONDS: Final = 10.0
 class Jobs:
     """The scheduler and what it runs. `start` and `stop` belong to the service's lifespan."""
 
-    def __init__(self, postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse) -> None:
+    def __init__(self, postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse, cache: Cache) -> None:
         self._postgres = postgres
         self._warehouse = warehouse
+        self._cache = cache
         self._name = f"{socket.gethostname()}/{os.getpid()}"
         self._scheduler = AsyncIOScheduler(timezone=UTC)
 
@@ -34,7 +37,16 @@ class Jobs:
         """Begins to wait for due times."""
         # Insurance: a crash between an insert and its settling leaves nothing behind for longer than a night.
         self._daily("settle_clashes", lambda: settle_all_clashes(self._warehouse), hour=3, minute=17)
+        # And what an interrupted erasure left behind goes in the same night.
+        self._daily("erase_again", self._erase_again, hour=3, minute=47)
         self._scheduler.start()
+
+    async def _erase_again(self) -> None:
+        removed = await erase_again(
+            self._warehouse, self._cache, say=lambda line: log.info("erasing_again", progress=line)
+        )
+        if removed:
+            log.warning("erased_again", rows=removed)
 
     def stop(self) -> None:
         """No more jobs; a running one is cancelled, and is due again at its next time."""

@@ -190,6 +190,19 @@ def parse(
     return period
 
 
+def parse_bounds(
+    start_date: str | None, end_date: str | None, *, timezone: ZoneInfo
+) -> tuple[datetime | None, datetime | None]:
+    """The same forms of bounds where either may be open, and no length is too long. Raises `BadPeriod`."""
+    start, end = (
+        None if text is None else _bound(field, text, timezone, date.min, is_end=field == "end_date")[0]
+        for field, text in (("start_date", start_date), ("end_date", end_date))
+    )
+    if start is not None and end is not None and start >= end:
+        raise BadPeriod("end_date", "The end must be after the start.")
+    return start, end
+
+
 def milliseconds(at: datetime) -> int:
     """Unix milliseconds of an aware time, cut to the millisecond."""
     return (at - _EPOCH) // timedelta(milliseconds=1)

@@ -20,6 +20,7 @@ from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
 from openride_analytics.ingest.pipeline import Pipeline
+from openride_analytics.ingest.replay import Replays
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
@@ -68,6 +69,7 @@ class Service:
             if config.kafka.bootstrap_servers
             else None
         )
+        self.replays = Replays(self.warehouse, self.pipeline, self.metrics, config, self.dialects.decoder)
         self.stopping = asyncio.Event()
         self.started = asyncio.Event()
         self.failed: BaseException | None = None
@@ -154,7 +156,7 @@ class Service:
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
-        self._jobs = Jobs(pool, self.warehouse)
+        self._jobs = Jobs(pool, self.warehouse, self.cache)
         self._jobs.start()
         self.started.set()
         log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")

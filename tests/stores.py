@@ -20,7 +20,10 @@ from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests import java
 
-TABLES = ("events", "driver_locations", "event_ids", "ingest_log", "dead_letters")
+TABLES = (
+    *("events", "driver_locations", "event_ids", "ingest_log"),
+    *("dead_letters", "dead_letter_replays", "erased_users"),
+)
 DIALECTS = Dialects(Config().kafka)
 NOW = datetime(2026, 4, 20, tzinfo=UTC)
 

@@ -142,6 +142,16 @@ ENGINE = ReplacingMergeTree
 ORDER BY (event_id, event_type, event_timestamp, driver_id)
 SETTINGS index_granularity = 512;
 
+-- Who has been erased: the record of it, and the guard. The views below leave out events that name one of these users as
+-- theirs and blank other mentions, so that nothing comes back from a replay, a late copy or a second publication.
+CREATE TABLE IF NOT EXISTS erased_users
+(
+    user_id    UUID,
+    erased_at  DateTime64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree
+ORDER BY user_id;
+
 -- What was stored when: the ingest rates and lags of the last days, across all instances.
 CREATE TABLE IF NOT EXISTS ingest_log
 (
@@ -259,7 +269,11 @@ SELECT
     e.state AS state,
     e.referral_code AS referral_code,
     e.kyc_status AS kyc_status,
-    e.verified_by AS verified_by,
+    if(
+        e.verified_by IN (SELECT user_id FROM erased_users),
+        toUUID('00000000-0000-0000-0000-000000000000'),
+        e.verified_by
+    ) AS verified_by,
     e.previous_role AS previous_role,
     e.new_role AS new_role,
     e.route_id AS route_id,
@@ -306,7 +320,11 @@ SELECT
     e.refund_amount AS refund_amount,
     e.original_amount AS original_amount,
     e.refund_reason AS refund_reason,
-    e.refunded_by AS refunded_by,
+    if(
+        e.refunded_by IN (SELECT user_id FROM erased_users),
+        toUUID('00000000-0000-0000-0000-000000000000'),
+        e.refunded_by
+    ) AS refunded_by,
     e.start_lat AS start_lat,
     e.start_lon AS start_lon,
     e.passengers_count AS passengers_count,
@@ -321,7 +339,10 @@ SELECT
     least(sipHash64(line), 18446744073709551614) AS content_rank
 FROM incoming
 ARRAY JOIN splitByChar('\n', lines) AS line
-WHERE kind = 'event';
+WHERE kind = 'event'
+  AND e.user_id NOT IN (SELECT user_id FROM erased_users)
+  AND e.rider_id NOT IN (SELECT user_id FROM erased_users)
+  AND e.driver_id NOT IN (SELECT user_id FROM erased_users);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS incoming_to_driver_locations TO driver_locations AS
 WITH
@@ -356,7 +377,8 @@ SELECT
     least(sipHash64(line), 18446744073709551614) AS content_rank
 FROM incoming
 ARRAY JOIN splitByChar('\n', lines) AS line
-WHERE kind = 'location';
+WHERE kind = 'location'
+  AND e.driver_id NOT IN (SELECT user_id FROM erased_users);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS incoming_to_event_ids TO event_ids AS
 WITH
@@ -366,6 +388,8 @@ WITH
             event_id UUID,
             event_type LowCardinality(String),
             event_timestamp Int64,
+            user_id UUID,
+            rider_id UUID,
             driver_id UUID
         )'
     ) AS e
@@ -376,7 +400,10 @@ SELECT
     if(kind = 'location', e.driver_id, toUUID('00000000-0000-0000-0000-000000000000')) AS driver_id
 FROM incoming
 ARRAY JOIN splitByChar('\n', lines) AS line
-WHERE ids_given = 1;
+WHERE ids_given = 1
+  AND e.user_id NOT IN (SELECT user_id FROM erased_users)
+  AND e.rider_id NOT IN (SELECT user_id FROM erased_users)
+  AND e.driver_id NOT IN (SELECT user_id FROM erased_users);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS incoming_to_ingest_log TO ingest_log AS
 SELECT

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from openride_analytics import __version__
 from openride_analytics.http import health, problems
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
+from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
 from openride_analytics.http.ingest import ingest_status
 from openride_analytics.http.metrics import handlers
@@ -53,7 +54,7 @@ class _Timed(ASGIMiddleware):
 
 
 # Bodies being read or decoded: so many of the largest.
-_BODIES_HELD: Final = 8
+_BODIES_HELD: Final = 6
 
 
 def http_app(service: Service) -> ASGIApp:
@@ -76,6 +77,9 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             *handlers(),
             post_events,
             ingest_status,
+            list_dead_letters,
+            get_dead_letter,
+            replay_dead_letters,
             health.health,
             health.live,
             health.ready,

@@ -32,7 +32,7 @@ _MOST_GZIP_MEMBERS: Final = 10_000
 # No event is shorter: a body with more records than that holds something else, and each would become a dead letter.
 _SHORTEST_EVENT_BYTES: Final = 100
 # An array is split by msgspec in one go. Its commas say what that may take: at most an item for each.
-_MOST_COMMAS: Final = 8
+_MOST_COMMAS: Final = 7
 _ITEM_BYTES: Final = 64
 _BOM: Final = b"\xef\xbb\xbf"
 _OPENS_ARRAY: Final = re.compile(rb"[ \t\r\n]*\[").match

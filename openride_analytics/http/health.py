@@ -72,12 +72,23 @@ async def health(request: Request[Any, Any, State]) -> Response[bytes]:
     return await _report(request)
 
 
-@get("/metrics", operation_id="prometheus_metrics", summary="Metrics for Prometheus", tags=["Operations"])
+_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@get(
+    "/metrics",
+    operation_id="prometheus_metrics",
+    summary="Metrics for Prometheus",
+    tags=["Operations"],
+    responses={
+        200: ResponseSpec(str, description="The metrics.", media_type=_PROMETHEUS, generate_examples=False)
+    },
+)
 async def prometheus_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """In Prometheus' text format."""
     service: Service = request.app.state.service
     await service.health()  # so that the parts' states are those of now
-    return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4")
+    return Response(service.metrics.exposition(), media_type=_PROMETHEUS)
 
 
 async def _report(request: Request[Any, Any, State]) -> Response[bytes]:

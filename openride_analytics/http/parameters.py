@@ -21,6 +21,7 @@ from openride_analytics.period import DEFAULT_DAYS, GRANULARITIES, BadPeriod, Pe
 
 MAX_LIMIT: Final = 1_000
 MAX_WINDOW_MINUTES: Final = 1_440
+_LONGEST_TEXT: Final = 200
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,37 @@ class QueryParameter:
     example: str | int
     choices: tuple[str, ...] = ()
     format: OpenAPIFormat | None = None
+    pattern: str = ""
     whole_number_up_to: int | None = None
 
     @property
-    def openapi(self) -> OpenAPIParameter:
-        """Its documentation."""
-        schema = Schema(type=OpenAPIType.STRING, examples=[self.example], format=self.format)
+    def schema(self) -> Schema:
+        """Its values' documentation."""
+        schema = Schema(
+            type=OpenAPIType.STRING,
+            examples=[self.example],
+            format=self.format,
+            pattern=self.pattern or None,
+            min_length=1,
+            max_length=_LONGEST_TEXT,
+        )
         if self.choices:
             schema.enum = list(self.choices)
         if self.whole_number_up_to is not None:
             schema = Schema(
                 type=OpenAPIType.INTEGER, minimum=1, maximum=self.whole_number_up_to, examples=[self.example]
             )
+        return schema
+
+    @property
+    def openapi(self) -> OpenAPIParameter:
+        """Its documentation."""
         return OpenAPIParameter(
-            name=self.name, param_in="query", description=self.description, required=False, schema=schema
+            name=self.name,
+            param_in="query",
+            description=self.description,
+            required=False,
+            schema=self.schema,
         )
 
 
@@ -80,7 +98,7 @@ PARAMETERS: Final = {
         QueryParameter("compare", "`previous` adds the period before.", "previous", ("previous",)),
         QueryParameter("city", "Only this city: of the user, or of the route's origin.", "Ikeja"),
         QueryParameter("state", "Only this state: of the user, or of the route's origin.", "Lagos"),
-        QueryParameter("currency", "Only this currency (ISO 4217).", "NGN"),
+        QueryParameter("currency", "Only this currency (ISO 4217).", "NGN", pattern="^[A-Z]{3}$"),
         QueryParameter("payment_method", "Only this payment method.", "card"),
         QueryParameter("provider", "Only this payment provider.", "paystack"),
         QueryParameter(
@@ -112,13 +130,17 @@ PERIOD: Final = ("start_date", "end_date", "timezone", "granularity", "compare")
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE | re.ASCII)
 _CURRENCY: Final = re.compile(r"[A-Z]{3}\Z", re.ASCII)
-_LONGEST_TEXT: Final = 200
 
 
 class Query:
     """The checked parameters of one request. Raises `BadRequest` with every fault it found."""
 
-    def __init__(self, given: Iterable[tuple[str, str]], taken: Iterable[str]) -> None:
+    def __init__(
+        self,
+        given: Iterable[tuple[str, str]],
+        taken: Iterable[str],
+        table: Mapping[str, QueryParameter] = PARAMETERS,
+    ) -> None:
         allowed = set(taken)
         self._errors: list[FieldProblem] = []
         self._values: dict[str, str] = {}
@@ -132,7 +154,7 @@ class Query:
             else:
                 self._values[name] = value
         for name, value in self._values.items():
-            self._check(PARAMETERS[name], value)
+            self._check(table[name], value)
         self._raise_faults()
 
     def question(self, analytics: Analytics, filters: Iterable[str], now: datetime) -> Question:
@@ -163,6 +185,10 @@ class Query:
             self._fault(error.field, error.message)
             self._raise_faults()
             raise
+
+    def text(self, name: str) -> str | None:
+        """A text as it was given, None if it was not."""
+        return self._values.get(name)
 
     def number(self, name: str, default: int) -> int:
         """A whole number."""

@@ -8,7 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from msgspec import Meta, Struct
 
-from openride_analytics.warehouse import QueryTooLong, WarehouseError, WarehouseUnavailable
+from openride_analytics.warehouse import QueryTooLong, StatementRefused, WarehouseError, WarehouseUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +108,8 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
 
 def on_warehouse_error(request: Request[Any, Any, Any], error: WarehouseError) -> Response[bytes]:
     """The store is away, or took too long; anything else is our own mistake."""
+    if isinstance(error, StatementRefused) and not request.app.state.service.started.is_set():
+        return problem(request, 503, "The service is starting.")  # its tables may not be there yet
     if isinstance(error, WarehouseUnavailable):
         log.warning("warehouse_unavailable", path=request.url.path, error=str(error)[:500])
         return problem(request, 503, "The data store does not answer just now.")

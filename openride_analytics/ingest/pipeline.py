@@ -18,11 +18,11 @@ from uuid import UUID
 import structlog
 
 from openride_analytics.events import BadEvent, Event
-from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
+from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import (
     ContentRefused,
-    Row,
+    Parameters,
     StatementRefused,
     Value,
     Warehouse,
@@ -33,12 +33,13 @@ log = structlog.get_logger(__name__)
 
 # Big enough that the client's cost per event is a byte copy, small enough that the server parses in parallel.
 CHUNK_EVENTS: Final = 1_000
-IDS_PER_QUERY: Final = 5_000
 # Enough to get down to one event of the largest batch and to its neighbours; then it is not the content.
 REFUSALS_TRIED: Final = 40
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
+
+UNSTORABLE: Final = BadEvent("invalid_field", "The store cannot hold one of its values.")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,17 @@ class Failure:
 
 @dataclass
 class Submission:
-    """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds."""
+    """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
+
+    `refused`: those of its events that the store cannot hold, once it is stored. They become dead letters, unless they
+    come from such (`are_letters`).
+    """
 
     events: Sequence[Event]
     dead_letters: Sequence[DeadLetter]
     arrived_ms: int
+    are_letters: bool = False
+    refused: Sequence[Event] = ()
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -109,9 +116,16 @@ class Pipeline:
         self, events: Sequence[Event], dead_letters: Sequence[DeadLetter], arrived_ms: int
     ) -> "asyncio.Future[None]":
         """Hands over events as soon as there is room. The future is done when all of them are stored."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.has_room)
-            return self._add(Submission(events, dead_letters, arrived_ms))
+        return await self._put(Submission(events, dead_letters, arrived_ms))
+
+    async def put_again(self, events: Sequence[Event], arrived_ms: int) -> Sequence[Event]:
+        """Events out of dead letters: waits until they are stored, and returns those that the store cannot hold.
+
+        No new letters are made of these. May be cancelled; the events are stored all the same, or not at all.
+        """
+        submission = Submission(events, [], arrived_ms, are_letters=True)
+        await (await self._put(submission))
+        return submission.refused
 
     async def put_at_once(
         self, events: Sequence[Event], dead_letters: Sequence[DeadLetter], arrived_ms: int
@@ -119,6 +133,11 @@ class Pipeline:
         """The same without waiting: for a source that looks at `has_room` itself before it fetches more."""
         async with self._changed:
             return self._add(Submission(events, dead_letters, arrived_ms))
+
+    async def _put(self, submission: Submission) -> "asyncio.Future[None]":
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.has_room)
+            return self._add(submission)
 
     def _add(self, submission: Submission) -> "asyncio.Future[None]":
         if not self._waiting:
@@ -160,14 +179,13 @@ class Pipeline:
 
     async def _store(self, batch: Sequence[Submission]) -> None:
         """Stores a batch, however long it takes: repeating it changes nothing."""
-        events = [(event, submission.arrived_ms) for submission in batch for event in submission.events]
-        dead_letters = [letter for submission in batch for letter in submission.dead_letters]
+        events = sum(len(submission.events) for submission in batch)
         pause = _FIRST_PAUSE_SECONDS
         started = monotonic()
-        refused: list[DeadLetter] | None = None
-        while refused is None:
+        letters: list[DeadLetter] | None = None
+        while letters is None:
             try:
-                refused = await self._try(events, dead_letters)
+                letters = await self._try(batch)
             except WarehouseError as error:
                 self.retrying = True
                 self.last_failure = Failure.of(error)
@@ -175,36 +193,48 @@ class Pipeline:
                 log.warning(
                     "batch_not_stored",
                     error=str(error)[:500],
-                    events=len(events),
+                    events=events,
                     retry_seconds=round(pause, 1),
                 )
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, not a secret
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         self.retrying = False
-        if self._publish is not None and (dead_letters or refused):
-            await self._publish([*dead_letters, *refused])
+        if self._publish is not None and letters:
+            await self._publish(letters)
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         self._metrics.stored(
-            events=len(events) - len(refused),
+            events=events - sum(len(submission.refused) for submission in batch),
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        self._metrics.rejected_letters([letter.reason for letter in (*dead_letters, *refused)])
+        self._metrics.rejected_letters([(letter.reason, letter.topic or OVER_HTTP) for letter in letters])
         await self._on_stored()
 
-    async def _try(
-        self, events: Sequence[tuple[Event, int]], dead_letters: Sequence[DeadLetter]
-    ) -> list[DeadLetter]:
-        refused = await store_events(self._warehouse, events)
-        await store_dead_letters(self._warehouse, [*dead_letters, *refused])
-        return refused
+    async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
+        """Stores a batch and returns its dead letters, those included of what the store cannot hold."""
+        refused = await store_events(
+            self._warehouse,
+            [(event, submission.arrived_ms) for submission in batch for event in submission.events],
+        )
+        letters = [letter for submission in batch for letter in submission.dead_letters]
+        lines = {event.line for event in refused}
+        for submission in batch:
+            submission.refused = (
+                [event for event in submission.events if event.line in lines] if lines else []
+            )
+            if not submission.are_letters:
+                letters += [
+                    DeadLetter.of(event.line, UNSTORABLE, rejected_ms=submission.arrived_ms)
+                    for event in submission.refused
+                ]
+        return await store_dead_letters(self._warehouse, letters)
 
 
-async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[DeadLetter]:
+async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[Event]:
     """Stores events (with their time of arrival), and settles ids that came with different contents.
 
-    Events that the engine cannot take are found by halving the batch; they are returned as dead letters, and the rest
-    is stored. Raises `WarehouseError` where nothing can be said about the content.
+    Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
+    Raises `WarehouseError` where nothing can be said about the content.
     """
     if not events:
         return []
@@ -226,16 +256,15 @@ class _Insertion:
         self._warehouse = warehouse
         self._stored_some = False
         self._refusals = 0
-        self._refused: list[tuple[Event, int]] = []
+        self._refused: list[Event] = []
         self._doubt: StatementRefused | None = None
 
-    async def insert(self, events: Sequence[tuple[Event, int]]) -> list[DeadLetter]:
+    async def insert(self, events: Sequence[tuple[Event, int]]) -> list[Event]:
         """Stores what can be stored and returns the rest."""
         await self._insert(events)
         if self._doubt is not None and not self._stored_some:
             raise self._doubt
-        bad = BadEvent("invalid_field", "The store cannot hold one of its values.")
-        return [DeadLetter.of(event.line, bad, rejected_ms=arrived_ms) for event, arrived_ms in self._refused]
+        return self._refused
 
     async def _insert(self, events: Sequence[tuple[Event, int]]) -> None:
         try:
@@ -249,7 +278,7 @@ class _Insertion:
                 if self._refusals > REFUSALS_TRIED and not self._stored_some:
                     raise
             if len(events) == 1:
-                self._refused += events
+                self._refused.append(events[0][0])
                 return
         else:
             self._stored_some = True
@@ -282,18 +311,21 @@ async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[UUID]) -> Non
     The order is total and does not know arrival, and a key that has lost can never win again: settling is idempotent
     and the order of batches does not matter.
     """
-    of_ids = _CLASHING.replace("{among}", "event_id IN {ids:Array(UUID)}")
-    await _bury(warehouse, await warehouse.query(of_ids, {"ids": [str(event_id) for event_id in event_ids]}))
+    ids = [str(event_id) for event_id in event_ids]
+    await settle_clashes_among(warehouse, "event_id IN {ids:Array(UUID)}", {"ids": ids})
 
 
 async def settle_all_clashes(warehouse: Warehouse) -> None:
     """The same for all ids that are stored, a part of them at a time."""
-    of_part = _CLASHING.replace("{among}", f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}")
     for part in range(_PARTS):
-        await _bury(warehouse, await warehouse.query(of_part, {"part": part}))
+        await settle_clashes_among(
+            warehouse, f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}", {"part": part}
+        )
 
 
-async def _bury(warehouse: Warehouse, clashing: Sequence[Row]) -> None:
+async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Parameters) -> None:
+    """The same for the ids in `event_ids` for which the condition `among` holds."""
+    clashing = await warehouse.query(_CLASHING.replace("{among}", among), parameters)
     for start in range(0, len(clashing), IDS_PER_QUERY):
         losers = {"ids": [row["id"] for row in clashing[start : start + IDS_PER_QUERY]]}
         await warehouse.execute(_BURY_EVENTS, losers)
@@ -335,4 +367,5 @@ INSERT INTO driver_locations (event_id, event_timestamp, driver_id, content_rank
 SELECT DISTINCT event_id, event_timestamp, driver_id, 18446744073709551615, 1
 {_LOSERS}
   AND event_type = 'driver.location.updated'
+  AND driver_id NOT IN (SELECT user_id FROM erased_users)
 """

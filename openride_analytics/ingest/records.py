@@ -1,11 +1,11 @@
 """Raw records into events and dead letters, in slices, so that other tasks get their turn."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from openride_analytics.config import Config
-from openride_analytics.events import Acceptance, BadEvent, Event
+from openride_analytics.events import Acceptance, BadEvent, Decode, Event
 from openride_analytics.events import decode as contract_decode
 
 # About 1 to 3 ms of work between two turns of the event loop.
@@ -22,7 +22,7 @@ def acceptance_now(config: Config) -> Acceptance:
 async def decode_records(
     records: Sequence[bytes],
     acceptance: Acceptance,
-    decode: Callable[[bytes, Acceptance], Event] = contract_decode,
+    decode: Decode = contract_decode,
 ) -> tuple[list[Event], list[tuple[int, BadEvent]]]:
     """The events among the records, in order, and the refusals by the record's index."""
     events: list[Event] = []

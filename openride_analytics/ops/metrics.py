@@ -44,7 +44,16 @@ class Metrics:
             registry=registry,
         )
         self.rejected = Counter(
-            "openride_events_rejected", "Records that became dead letters.", ["reason"], registry=registry
+            "openride_events_rejected",
+            "Records that became dead letters.",
+            ["reason", "topic"],  # a topic that is consumed, or `http`: both are few
+            registry=registry,
+        )
+        self.replayed = Counter(
+            "openride_dead_letters_replayed",
+            "Replays of dead letters, one for each letter tried.",
+            ["outcome"],
+            registry=registry,
         )
         self.insert_failures = Counter(
             "openride_insert_failures",
@@ -121,11 +130,11 @@ class Metrics:
         for lag in lags_seconds:
             self.ingest_lag_seconds.observe(max(0.0, lag))
 
-    def rejected_letters(self, reasons: Sequence[str]) -> None:
+    def rejected_letters(self, reasons_and_topics: Sequence[tuple[str, str]]) -> None:
         """Counts records that became dead letters."""
-        self.rejected_rate.add(len(reasons))
-        for reason, count in Tally(reasons).items():
-            self.rejected.labels(reason).inc(count)
+        self.rejected_rate.add(len(reasons_and_topics))
+        for (reason, topic), count in Tally(reasons_and_topics).items():
+            self.rejected.labels(reason, topic).inc(count)
 
     def stored_so_far(self) -> int:
         """Events stored since the start, repeats included."""
@@ -133,12 +142,12 @@ class Metrics:
 
     def rejected_by_reason(self) -> dict[str, int]:
         """How many records became dead letters since the start."""
-        return {
-            sample.labels["reason"]: int(sample.value)
-            for family in self.rejected.collect()
-            for sample in family.samples
-            if sample.name.endswith("_total")
-        }
+        counted: Tally[str] = Tally()
+        for family in self.rejected.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total"):
+                    counted[sample.labels["reason"]] += int(sample.value)
+        return dict(counted)
 
     def lag(self, topic: str, partition: int, events: int, seconds: float | None) -> None:
         """How far behind one assigned partition is; seconds of None: not known."""

@@ -6,6 +6,8 @@ a few threads keeps a session of its own, because one session serialises its que
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -31,6 +33,9 @@ Session = Any  # chdb.session.Session, which comes without types
 _THREADS = 4
 _DATABASE = "openride"
 _CODE = re.compile(r"Code: (\d+)\.")
+
+# Looking whether the lock is free takes it for a moment, in which no engine of this process may start.
+_opening = threading.Lock()
 
 T = TypeVar("T")
 
@@ -117,7 +122,7 @@ class EmbeddedWarehouse:
     def _session(self) -> Session:
         session: Session = getattr(self._local, "session", None)
         if session is None:
-            session = self._new_session(str(self._folder))
+            session = self._opened()
             session.query(f"CREATE DATABASE IF NOT EXISTS {_DATABASE} ENGINE = Atomic")
             session.query(f"USE {_DATABASE}")
             settings: dict[str, Any] = {
@@ -130,6 +135,34 @@ class EmbeddedWarehouse:
             self._local.session = session
             self._sessions.append(session)
         return session
+
+    def _opened(self) -> Session:
+        # The engine refuses a folder that another process has open, and leaves it as it is; but it says so on standard
+        # error, and in an exception without the reason.
+        status = self._folder / "status"
+        in_use = f"{self._folder} is in use by another process: stop it first"
+        with _opening:
+            if (holder := _holder(status)) is not None and f"PID: {os.getpid()}\n" not in holder:
+                raise WarehouseUnavailable(in_use)
+            try:
+                return self._new_session(str(self._folder))
+            except RuntimeError as error:
+                if _holder(status) is not None:
+                    raise WarehouseUnavailable(in_use) from error
+                raise
+
+
+def _holder(file: Path) -> str | None:
+    """What the engine has written into the file that it keeps locked while it is open; None where nobody locks it."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as status:
+            try:
+                fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return status.read()
+    except OSError:
+        pass
+    return None
 
 
 def _literals(row: Sequence[Value]) -> bytes:

@@ -16,6 +16,7 @@ _TIMES: Final = {
     "driver_locations": "toDateTime(event_timestamp)",
     "event_ids": "toDateTime(event_timestamp)",
     "dead_letters": "toDateTime(intDiv(rejected_ms, 1000))",
+    "dead_letter_replays": "toDateTime(intDiv(replayed_ms, 1000))",
 }
 _DELETE_ONLY: Final = {
     "events": " WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'))",

@@ -212,6 +212,64 @@ async def test_instances_share_the_answers_and_the_changes_in_redis(redis_server
         await two.close()
 
 
+# Forgetting
+
+
+async def test_what_is_to_be_forgotten_is_not_used_again_however_fresh_it_is(
+    cache: Cache, clock: Clock
+) -> None:
+    answers, store = answers_of(cache, fresh_seconds=60.0), Store()
+    await answers.get("question", store)
+    assert await cache.forget_all()
+    store.content = b"second"
+    assert (await answers.get("question", store)) == CachedAnswer(b"second", 0, "miss")
+    assert (await answers.get("question", store)).source == "hit"
+
+
+async def test_what_is_being_computed_meanwhile_is_for_those_only_who_asked_before(
+    cache: Cache, clock: Clock
+) -> None:
+    answers, later = answers_of(cache, fresh_seconds=60.0), Store(b"after")
+    computing, proceed = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> bytes:
+        computing.set()
+        await proceed.wait()
+        return b"before"
+
+    early = asyncio.create_task(answers.get("question", slow))
+    await computing.wait()
+    assert await cache.forget_all()
+    assert (await answers.get("question", later)).body == b"after"
+    proceed.set()
+    assert (await early).body == b"before"
+    # The late answer may have taken the place of the other one in the cache, but not for anybody.
+    assert (await answers.get("question", later)).body == b"after"
+    assert (await answers_of(cache, fresh_seconds=60.0).get("question", later)).body == b"after"
+
+
+async def test_redis_keeps_none_of_many_entries_and_all_that_is_not_ours(redis_server: RedisServer) -> None:
+    cache = await _emptied(redis_server)
+    try:
+        async with Redis.from_url(redis_server.url) as client:
+            await client.mset({f"openride:{number}": "entry" for number in range(5_000)})
+            await client.set("another:1", "stays")
+            await cache.data_changed()
+            assert await cache.forget_all()
+            assert sorted(await client.keys("*")) == [b"another:1", b"openride:data_version"]
+    finally:
+        await cache.close()
+
+
+async def test_a_redis_that_is_away_is_not_said_to_have_forgotten(
+    fragile: RedisCache, fragile_redis: RedisServer
+) -> None:
+    await asyncio.to_thread(fragile_redis.kill)
+    assert not await fragile.forget_all()
+    await asyncio.to_thread(fragile_redis.start)
+    await until(fragile.forget_all)
+
+
 # Many who ask at the same time
 
 

@@ -148,7 +148,51 @@ async def test_ingest_to_kafka_needs_an_address(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "check-config"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        "",
+        "ada",
+        "d0000000000040008000000000000001",
+        "{d0000000-0000-4000-8000-000000000001}",
+        "d0000000-0000-4000-8000-00000000000g",
+        "00000000-0000-0000-0000-000000000000",
+    ],
+)
+async def test_erase_takes_nothing_but_a_users_id(tmp_path: Path, user: str) -> None:
+    """The nil UUID stands for nobody in all events: erasing it would erase almost everything."""
+    done = await run(tmp_path, "erase", "--user", user)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"openride-analytics: --user: {user!r} is not a user's id")
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "command", [["rebuild"], ["erase", "--user", "d0000000-0000-4000-8000-000000000001"]]
+)
+async def test_stores_without_tables_are_not_changed(
+    tmp_path: Path, clickhouse_url: str, command: list[str]
+) -> None:
+    done = await run(tmp_path, *command, environment={"CLICKHOUSE_URL": clickhouse_url})
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "the tables are not there" in line
+
+
+@pytest.mark.parametrize(
+    "command", [["rebuild"], ["erase", "--user", "d0000000-0000-4000-8000-000000000001"]]
+)
+async def test_a_store_that_does_not_answer_is_one_line(tmp_path: Path, command: list[str]) -> None:
+    nobody = f"clickhouse://default:hush@{HOST}:{free_port()}/openride"
+    done = await run(tmp_path, *command, environment={"CLICKHOUSE_URL": nobody})
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "to be run again" in line
+    assert "hush" not in line
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate", "check-config", "rebuild"])
 async def test_a_mistake_in_the_configuration_stops_each_command_with_one_line(
     tmp_path: Path, command: str
 ) -> None:
@@ -159,7 +203,7 @@ async def test_a_mistake_in_the_configuration_stops_each_command_with_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["ingest"], ["serve", "--prot", "1"], ["demo", "--port", "x"]]
+    "arguments", [[], ["fly"], ["ingest"], ["erase"], ["serve", "--prot", "1"], ["demo", "--port", "x"]]
 )
 async def test_wrong_usage_is_told_how_it_is_used(tmp_path: Path, arguments: list[str]) -> None:
     done = await run(tmp_path, *arguments)

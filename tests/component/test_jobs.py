@@ -9,9 +9,11 @@ import asyncpg
 import pytest_asyncio
 
 from openride_analytics import postgres
+from openride_analytics.cache import MemoryCache
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import load
 from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 
 DUE = datetime(2026, 3, 1, 3, 17, tzinfo=UTC)
 
@@ -29,7 +31,7 @@ async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 def instance(pool: "asyncpg.Pool[asyncpg.Record]") -> Jobs:
     """The jobs of one instance."""
-    return Jobs(pool, create_autospec(Warehouse, instance=True))
+    return Jobs(pool, create_autospec(Warehouse, instance=True), MemoryCache())
 
 
 async def test_of_two_instances_one_runs_a_due_time(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
@@ -86,3 +88,32 @@ async def test_a_scheduler_that_never_started_can_be_stopped(pool: "asyncpg.Pool
     jobs.stop()
     jobs.start()
     jobs.stop()
+
+
+async def test_every_night_clashes_are_settled_and_then_erasures_repeated(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    jobs = instance(pool)
+    jobs.start()
+    due = sorted((job.next_run_time, job.id) for job in jobs._scheduler.get_jobs())
+    jobs.stop()
+    at = {name: (time.hour, time.minute) for time, name in due}
+    assert at == {"settle_clashes": (3, 17), "erase_again": (3, 47)}
+
+
+async def test_the_job_of_the_night_removes_what_came_of_an_erased_user(
+    pool: "asyncpg.Pool[asyncpg.Record]", embedded_warehouse: EmbeddedWarehouse
+) -> None:
+    cache = MemoryCache()
+    await cache.put("question", b"answer", 60)
+    jobs = Jobs(pool, embedded_warehouse, cache)
+    user = {"user": "d0000000-0000-4000-8000-000000000001"}
+    for statement in (
+        "INSERT INTO erased_users SELECT {user:UUID}, now64(3)",
+        "INSERT INTO events (event_type, event_timestamp, rider_id) SELECT 'booking.created', now64(3), {user:UUID}",
+    ):
+        await embedded_warehouse.execute(statement, user)
+    assert await jobs.run_once("erase_again", DUE, jobs._erase_again)
+    assert await embedded_warehouse.query("SELECT event_type FROM events") == []
+    assert (await cache.get("question"))[0] is None
+    assert await pool.fetchval("SELECT error FROM job_runs") is None

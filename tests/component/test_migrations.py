@@ -190,7 +190,7 @@ async def test_cut_off_after_any_statement_of_clickhouse_they_are_completed_late
         await failing.close()
         times += 1
     assert times > sum(len(migration.statements) for migration in load("clickhouse"))
-    assert applied == ALL
+    assert applied[-1] == ALL[-1]  # of ClickHouse's, those before stay recorded when a later one is cut off
     assert await recorded(pool, warehouse) == to_be_recorded()
     assert await migrate(pool, warehouse) == []
 

@@ -393,7 +393,7 @@ class TestBatches:
             assert work.published == [LETTER]
             assert work.batches_stored == 1
             assert work.counted("openride_events_stored_total") == 3
-            assert work.counted("openride_events_rejected_total", reason="invalid_json") == 1
+            assert work.counted("openride_events_rejected_total", reason="invalid_json", topic="http") == 1
 
     async def test_the_same_dead_letter_again_is_listed_once(
         self, embedded_warehouse: EmbeddedWarehouse
@@ -444,7 +444,7 @@ class TestRefusedContent:
             await (await work.put(events))
             assert {letter.record for letter in work.published} == {event.line for event in decoded(guilty)}
             assert work.counted("openride_events_stored_total") == 62
-            assert work.counted("openride_events_rejected_total", reason="invalid_field") == 2
+            assert work.counted("openride_events_rejected_total", reason="invalid_field", topic="http") == 2
             assert work.counted("openride_insert_failures_total") == 0
         letters = sorted((letter.dead_letter_id, letter.reason) for letter in work.published)
         assert await _dead_letters(fussy) == letters

@@ -84,6 +84,13 @@ class ServiceProcess(Server):
             self._fail(f"answered {response.url} with {response.status_code}: {response.text}")
         return response.json()
 
+    def post_json(self, path: str, body: Any) -> Any:
+        """The JSON of an answer that must be a success."""
+        response = self._http.post(path, json=body)
+        if not response.is_success:
+            self._fail(f"answered {response.url} with {response.status_code}: {response.text}")
+        return response.json()
+
     def post_events(self, body: bytes, **headers: str) -> Any:
         """The receipt for a body of events; headers with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}

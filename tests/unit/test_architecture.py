@@ -21,7 +21,9 @@ ALLOWED = {
     "migrations": {"warehouse"},
     "metrics": {"period", "warehouse"},
     "dialects": {"events", "config"},
-    "ingest": {"events", "config", "dialects", "ops", "warehouse"},
+    "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
+    "erasure": {"cache", "ingest", "warehouse"},
+    "rebuild": {"cache", "ingest", "warehouse"},
 }
 # Who may know of the HTTP face.
 HTTP = {"http", "serve"}

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from openride_analytics.events import (
@@ -656,6 +656,9 @@ def is_event_or_bad_event(record: bytes) -> None:
     assert decode(event.line, ACCEPTANCE).line in {event.line, _with_id_in_place(event.line)}
 
 
+FREE_TEXTS = ("city", "route_name", "cancellation_reason", "refund_reason", "error_message")
+
+
 def _with_id_in_place(line: bytes) -> bytes:
     """A line with a derived id begins with it; a given one follows the time."""
     event_id, rest = line[: len('{"event_id":"') + 36 + 2], line[len('{"event_id":"') + 36 + 2 :]
@@ -665,6 +668,33 @@ def _with_id_in_place(line: bytes) -> bytes:
 
 
 class TestWhatEverComes:
+    @settings(max_examples=400, deadline=None)
+    @given(
+        event_type=st.sampled_from(TYPES),
+        personal=st.dictionaries(st.sampled_from(list(PERSONAL)), JSON, min_size=1),
+        place=st.integers(0, 20),
+        has_id=st.booleans(),
+        indent=st.sampled_from((None, 1)),
+        texts=st.text(),
+    )
+    def test_a_blanked_record_is_the_same_event(
+        self,
+        event_type: str,
+        personal: dict[str, Any],
+        place: int,
+        has_id: bool,  # noqa: FBT001  # drawn
+        indent: int | None,
+        texts: str,
+    ) -> None:
+        """So a dead letter that is replayed lands on the row, and under the derived id, of the record itself."""
+        own = {name: texts if name in FREE_TEXTS else value for name, value in full(event_type).items()}
+        fields = [(name, value) for name, value in own.items() if has_id or name != "event_id"]
+        fields[place:place] = personal.items()
+        record = json.dumps(dict(fields), indent=indent).encode()
+        event = tried(record)
+        assume(isinstance(event, Event))
+        assert tried(without_personal_data(record)) == event
+
     @settings(max_examples=300)
     @given(record=st.binary(max_size=300))
     def test_any_bytes_are_an_event_or_a_bad_event(self, record: bytes) -> None:

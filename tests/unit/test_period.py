@@ -19,6 +19,7 @@ from openride_analytics.period import (
     instant_text,
     milliseconds,
     parse,
+    parse_bounds,
 )
 from tests.model import periods as model
 
@@ -402,3 +403,27 @@ class TestInstants:
 
     def test_the_text_of_a_time_elsewhere_is_in_utc(self) -> None:
         assert instant_text(datetime(2026, 3, 1, 1, tzinfo=LAGOS)) == "2026-03-01T00:00:00Z"
+
+
+class TestBoundsByThemselves:
+    def test_either_may_be_open_and_no_length_is_too_long(self) -> None:
+        start, end = datetime(2025, 2, 28, 23, tzinfo=UTC), datetime(2026, 3, 31, 23, tzinfo=UTC)
+        assert parse_bounds("2025-03-01", "2026-03-31", timezone=LAGOS) == (start, end)
+        assert parse_bounds("2025-03-01", None, timezone=LAGOS) == (start, None)
+        assert parse_bounds(None, "2026-04-01T00:00:00+01:00", timezone=LAGOS) == (None, end)
+        assert parse_bounds(None, None, timezone=LAGOS) == (None, None)
+        assert None not in parse_bounds("1971-01-01", "2199-12-31", timezone=LAGOS)
+
+    @pytest.mark.parametrize(
+        ("start", "end", "field"),
+        [
+            ("2026-03-02", "2026-03-01", "end_date"),
+            ("2026-03-01T07:00:00Z", "2026-03-01T07:00:00Z", "end_date"),
+            ("yesterday", None, "start_date"),
+            (None, "2026-02-30", "end_date"),
+        ],
+    )
+    def test_a_bad_one_is_named(self, start: str | None, end: str | None, field: str) -> None:
+        with pytest.raises(BadPeriod) as refused:
+            parse_bounds(start, end, timezone=LAGOS)
+        assert refused.value.field == field

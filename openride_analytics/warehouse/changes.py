@@ -1,0 +1,98 @@
+"""Changes of stored rows, for erasing and rebuilding: bounded statements, however large the tables are.
+
+A mutation may rewrite much of a table: it is submitted, and then only looked at, so that no single call is long.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Final
+
+from openride_analytics.warehouse import Parameters, QueryTooLong, Warehouse, WarehouseUnavailable
+
+# Where lines about the progress go.
+Say = Callable[[str], None]
+
+# Beyond this somebody has to look at the server; the mutation itself goes on there.
+MUTATION_SECONDS: Final = 6 * 3_600.0
+# An insert is bounded by its own time limit, which is far below this.
+_INSERTS_SECONDS: Final = 1_800.0
+_FIRST_PAUSE_SECONDS: Final = 0.02
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+_SAY_SECONDS: Final = 10.0
+
+
+async def mutate(
+    warehouse: Warehouse, table: str, change: str, parameters: Parameters | None = None, *, say: Say
+) -> None:
+    """`ALTER TABLE table change`, to its end. Raises `QueryTooLong` after hours, and what `Warehouse` raises."""
+    await warehouse.execute(f"ALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters)
+    # Those that others have submitted come first in any case: the table's mutations are carried out in order.
+    ours = [row["mutation_id"] for row in await warehouse.query(_UNFINISHED, {"table": table})]
+
+    async def left() -> str:
+        unfinished = [
+            row for row in await warehouse.query(_UNFINISHED, {"table": table}) if row["mutation_id"] in ours
+        ]
+        if not unfinished:
+            return ""
+        parts = max(row["parts"] for row in unfinished)
+        reason = unfinished[-1]["reason"][:200]
+        return f"{table}: {parts} parts to rewrite" + (f" ({reason})" if reason else "")
+
+    if await _waited(left, MUTATION_SECONDS, say):
+        raise QueryTooLong(f"rewriting {table} takes longer than {MUTATION_SECONDS / 3_600:g} hours")
+
+
+async def inserts_ended(warehouse: Warehouse, *, say: Say) -> None:
+    """Until all inserts that run now have ended: then all that is stored is seen, and later ones see what is stored now."""
+    running = {row["query_id"] for row in await warehouse.query(_INSERTING)}
+
+    async def left() -> str:
+        still = running & {row["query_id"] for row in await warehouse.query(_INSERTING)}
+        return f"{len(still)} inserts are still running" if still else ""
+
+    if running and (said := await _waited(left, _INSERTS_SECONDS, say)):
+        raise WarehouseUnavailable(said)
+
+
+async def months_of(warehouse: Warehouse, table: str) -> list[int]:
+    """The partitions of a table that is partitioned by month, as `toYYYYMM`."""
+    return [int(row["month"]) for row in await warehouse.query(_MONTHS, {"table": table})]
+
+
+async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say: Say) -> str:
+    """Looks again and again at what is left, which is said now and then; returns what is left at the limit."""
+    started = said = monotonic()
+    pause = _FIRST_PAUSE_SECONDS
+    while text := await left():
+        now = monotonic()
+        if now - started > limit_seconds:
+            return text
+        if now - said > _SAY_SECONDS:
+            say(text)
+            said = now
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+    return ""
+
+
+_UNFINISHED: Final = """
+SELECT mutation_id, toInt64(parts_to_do) AS parts, latest_fail_reason AS reason
+FROM system.mutations
+WHERE database = currentDatabase() AND table = {table:String} AND NOT is_done
+ORDER BY create_time, mutation_id
+"""
+
+_INSERTING: Final = """
+SELECT query_id
+FROM system.processes
+WHERE current_database = currentDatabase() AND query_kind = 'Insert'
+"""
+
+_MONTHS: Final = """
+SELECT DISTINCT partition AS month
+FROM system.parts
+WHERE database = currentDatabase() AND table = {table:String} AND active
+ORDER BY month
+"""
