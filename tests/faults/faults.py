@@ -46,7 +46,7 @@ def service_killed(stage: Stage, chance: Random) -> None:
     service = chance.choice(stage.services[:2])
     stage.kill(service)
     a_moment(chance)
-    service.start()
+    stage.start(service)
     a_moment(chance)
 
 
@@ -54,14 +54,14 @@ def all_services_killed(stage: Stage, chance: Random) -> None:
     stage.kill(*stage.services)
     a_moment(chance)
     for service in stage.services:
-        service.start()
+        stage.start(service)
     a_moment(chance)
 
 
 def service_killed_at_a_point(stage: Stage, chance: Random, point: str) -> None:
     """A third one, killed just before, in or after a step of its work."""
     service = stage.join(point=point)
-    if service.awaited_death(POINT_SECONDS):
+    if stage.awaited_death(service, POINT_SECONDS):
         stage.report.killed(f"{service.name} at {point.rpartition(':')[0]}")
     else:
         stage.report.say(f"{point} was not reached")
@@ -71,7 +71,7 @@ def service_killed_at_a_point(stage: Stage, chance: Random, point: str) -> None:
 
 def service_killed_while_it_starts(stage: Stage, chance: Random) -> None:
     service = stage.join(kill_after_seconds=round(chance.uniform(0.0, 1.5), 3))
-    assert service.awaited_death(POINT_SECONDS)
+    assert stage.awaited_death(service, POINT_SECONDS)
     stage.report.killed(service.name)
     stage.dismiss(service)
 
@@ -108,7 +108,7 @@ def services_told_to_stop(stage: Stage, chance: Random) -> None:
 def broker_killed(stage: Stage, chance: Random) -> None:
     stage.kill(stage.kafka)
     a_moment(chance, 3.0)
-    stage.kafka.start()
+    stage.start(stage.kafka)
     a_moment(chance, 3.0)
 
 
@@ -183,7 +183,7 @@ def clickhouse_killed(stage: Stage, chance: Random) -> None:
     """Inserts come several times a second: most kills meet one."""
     stage.kill(stage.clickhouse)
     a_moment(chance)
-    stage.clickhouse.start()
+    stage.start(stage.clickhouse)
     a_moment(chance)
 
 
@@ -261,7 +261,7 @@ def redis_full(stage: Stage, chance: Random) -> None:
 def redis_killed(stage: Stage, chance: Random) -> None:
     stage.kill(stage.redis)
     a_moment(chance)
-    stage.redis.start()
+    stage.start(stage.redis)
     a_moment(chance)
 
 
@@ -280,16 +280,16 @@ def redis_black_hole(stage: Stage, chance: Random) -> None:
 def postgres_killed(stage: Stage, chance: Random) -> None:
     stage.kill(stage.postgres)
     a_moment(chance)
-    stage.postgres.start()
+    stage.start(stage.postgres)
     a_moment(chance)
 
 
 def postgres_and_service_killed(stage: Stage, chance: Random) -> None:
     """The service starts while its database recovers."""
     stage.kill(stage.postgres, chance.choice(stage.services))
-    stage.services[0].start()
-    stage.services[1].start()
-    stage.postgres.start()
+    stage.start(stage.services[0])
+    stage.start(stage.services[1])
+    stage.start(stage.postgres)
 
 
 def postgres_restarted(stage: Stage, chance: Random) -> None:

@@ -67,16 +67,13 @@ class Instance(ServiceProcess):
             if not self.doomed or self.running:
                 raise
 
-    def awaited_death(self, seconds: float) -> bool:
-        """Whether it has died by its own fault within that time."""
+    def is_dead(self) -> bool:
+        """Whether it has died by its own fault; it may die of nothing else."""
         if self._leash is None:  # it had not even started
             return True
-        deadline = time.monotonic() + seconds
-        while self.running and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if self.running:
-            return False
         status = self._leash.poll()
+        if status is None:
+            return False
         if status != 128 + signal.SIGKILL:
             self._fail(f"ended with {status}, not by its fault")
         self._release()
@@ -126,6 +123,7 @@ class Stage:
         self.config = self._configuration()
         self.faults = faults
         self.services: list[Instance] = []
+        self._killed: set[Server] = set()
         self.producing = Producing(
             self.addresses,
             self.topics.prefix,
@@ -214,6 +212,16 @@ class Stage:
         if code != 0:
             self.differ([f"a service told to stop ended with {code}"])
 
+    def awaited_death(self, service: Instance, seconds: float = 30.0) -> bool:
+        """Whether a doomed service dies within that time."""
+        deadline = time.monotonic() + seconds
+        while not service.is_dead():
+            if time.monotonic() > deadline:
+                return False
+            self.revive()
+            time.sleep(0.02)
+        return True
+
     def dismiss(self, service: Instance) -> None:
         """An ended one is forgotten."""
         self.services.remove(service)
@@ -224,16 +232,26 @@ class Stage:
         for server in servers:
             if server.running:
                 server.kill()
-            else:
+                self.report.killed(server.name)
+                self._killed.add(server)
+            elif server not in self._killed:
                 self._note_abort(server)
-            self.report.killed(server.name)
+
+    def start(self, server: Server) -> None:
+        """A killed one again."""
+        self._killed.discard(server)
+        server.start()
 
     def heal(self) -> None:
         """All servers answer, all connections pass, two services run."""
         for proxy in self.proxies.values():
             proxy.heal()
+        self.revive()
         for server in self.servers:
             before = server.pid if server.running else None
+            if before is None and server not in self._killed:
+                self._note_abort(server)
+            self._killed.discard(server)
             server.ensure_running()
             if before not in (None, server.pid):  # it hung in its abort
                 self._note_abort(server)
@@ -243,7 +261,16 @@ class Stage:
         for service in self.services:
             if service.running:
                 service.resume()
-            service.start()
+            elif service not in self._killed:
+                self._note_abort(service)
+            self.start(service)
+
+    def revive(self) -> None:
+        """Starts a ClickHouse again that has ended by itself, so that the next fault meets services that can work."""
+        if not self.clickhouse.running:
+            if self.clickhouse not in self._killed:
+                self._note_abort(self.clickhouse)
+            self.start(self.clickhouse)
 
     def _note_abort(self, server: Server) -> None:
         """The ClickHouse of the tests may end by itself when a client breaks off; nothing else may."""

@@ -47,7 +47,7 @@ def test_each_of_three_brokers_may_be_killed_or_hang(stage: Stage, chance: Rando
         stage.kill(broker)
         a_moment(chance, 8.0)
         service_killed(stage, chance)
-        broker.start()
+        stage.start(broker)
         a_moment(chance, 4.0)
     stage.check()
     broker = chance.choice(stage.brokers)

@@ -17,6 +17,7 @@ def strike(stage: Stage, name: str, fault: Fault, chance: Random) -> None:
     stage.report.say(name)
     stage.report.faults[name.partition(":")[0]] += 1
     fault(stage, chance)
+    stage.revive()
 
 
 @pytest.mark.timeout(600)

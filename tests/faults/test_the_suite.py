@@ -24,7 +24,7 @@ def test_offsets_committed_before_events_are_stored_are_noticed(report: Report) 
         stage.producing.go_on()
         for point in ("insert:before:2", "insert:during:2", "insert:before:3"):
             service = stage.join(point=point)
-            assert service.awaited_death(30)
+            assert stage.awaited_death(service)
             stage.dismiss(service)
         assert "not stored" in caught(stage)
 
