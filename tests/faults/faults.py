@@ -20,7 +20,7 @@ from .stage import SESSION_SECONDS, Stage, admin
 Fault = Callable[[Stage, Random], None]
 
 BEYOND_SESSION = SESSION_SECONDS + 2.0
-POINT_SECONDS = 12.0
+POINT_SECONDS = 20.0
 POINTS = (
     *("migrate:before:1", "migrate:during:1", "migrate:after:1"),
     *("assigned:before:1", "assigned:after:1", "fetch:after:2"),

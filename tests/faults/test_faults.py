@@ -10,7 +10,7 @@ from .stage import Stage
 
 LEAST_KILLS = 100
 POINTS_BETWEEN_COMPARISONS = 6
-STRIKES_BETWEEN_COMPARISONS = 5
+STRIKES_BETWEEN_COMPARISONS = 8
 
 
 def strike(stage: Stage, name: str, fault: Fault, chance: Random) -> None:
@@ -42,7 +42,10 @@ def test_a_hundred_kills_lose_nothing_and_count_nothing_twice(stage: Stage, chan
         strike(stage, f"killed at {point}", partial(service_killed_at_a_point, point=point), chance)
         if number % POINTS_BETWEEN_COMPARISONS == 0:
             stage.check()
-    while stage.report.kills.total() < LEAST_KILLS:
+    # What is left to the hundred, but at least a few: faults of all kinds in a row, before anybody looks.
+    while True:
         for fault in chance.choices(list(MIXED), list(MIXED.values()), k=STRIKES_BETWEEN_COMPARISONS):
             strike(stage, fault.__name__, fault, chance)
         stage.check()
+        if stage.report.kills.total() >= LEAST_KILLS:
+            break
