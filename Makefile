@@ -5,17 +5,19 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS   ?=
+SEED   ?=
 MINUTES ?= 120
 SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check format lint types coverage bench soak fuzz fuzzapi lock image clean
+.PHONY: help demo serve test test-faults check format lint types coverage bench soak fuzz fuzzapi lock image clean
 
 help: ## this page
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  ARGS=… is passed on to the program (demo, serve, bench) or to pytest (test, coverage)."
+	@echo "  ARGS=… is passed on to the program (demo, serve, bench) or to pytest (test, test-faults, coverage)."
+	@echo "  SEED=… repeats the faults of an earlier run (test-faults)."
 	@echo "  PYTHON=python3.12 chooses the interpreter for a new $(VENV) (3.11 or later)."
 
 demo: $(VENV)/runtime.stamp ## run the service on embedded stores, with made-up history and a live stream
@@ -26,6 +28,10 @@ serve: $(VENV)/runtime.stamp ## run the service as config.toml and the environme
 
 test: lint types ## lint, types and all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/dev.stamp ## a hundred kills and other faults on real servers, up to twenty minutes
+	OPENRIDE_TEST_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -s -p no:randomly \
+	  --session-timeout=1200 $(ARGS)
 
 check: $(VENV)/dev.stamp ## what must pass before a commit: format, lint, types, tests
 	$(BIN)/ruff format --check .

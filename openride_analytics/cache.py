@@ -6,6 +6,7 @@ time are computed once. A cache that is away or slow costs a question little and
 """
 
 import asyncio
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -106,7 +107,10 @@ class MemoryCache:
 
 
 class RedisCache:
-    """A cache that all instances share. After a failure Redis is left alone for some seconds."""
+    """A cache that all instances share. After a failure Redis is left alone for some seconds.
+
+    A change that Redis could not be told of is told as soon as it can be: others may go on to read its entries.
+    """
 
     def __init__(self, url: str) -> None:
         self._redis = redis.asyncio.Redis.from_url(
@@ -117,6 +121,8 @@ class RedisCache:
             single_connection_client=False,
         )
         self._rest_until = 0.0
+        self._untold = False
+        self._telling: asyncio.Task[None] | None = None
 
     async def get(self, key: str) -> tuple[bytes | None, int | None]:
         """See `Cache.get`."""
@@ -125,6 +131,8 @@ class RedisCache:
             version, entry = await self._redis.mget(_VERSION, _PREFIX + key)
             return entry if isinstance(entry, bytes) else None, int(version or 0)
 
+        if self._telling is not None:  # its entries are older than what this instance knows
+            return None, None
         return await self._guarded(read) or (None, None)
 
     async def put(self, key: str, entry: bytes, seconds: float) -> None:
@@ -133,7 +141,24 @@ class RedisCache:
 
     async def data_changed(self) -> None:
         """See `Cache.data_changed`."""
-        await self._guarded(lambda: self._redis.incr(_VERSION))
+        self._untold = True
+        if self._telling is None:
+            await self._tell()
+            if self._untold:
+                self._telling = asyncio.create_task(self._tell_later())
+
+    async def _tell(self) -> None:
+        self._untold = False  # a change that comes meanwhile is another one
+        # No counter: a Redis that has forgotten its own would count up to the version of an old answer again.
+        version = secrets.randbits(63)
+        if await self._guarded(lambda: self._redis.set(_VERSION, version)) is None:
+            self._untold = True
+
+    async def _tell_later(self) -> None:
+        while self._untold:
+            await asyncio.sleep(_REST_SECONDS)
+            await self._tell()
+        self._telling = None
 
     async def forget_all(self) -> bool:
         """See `Cache.forget_all`. Entries are taken away, too: they would stay until their time is over."""
@@ -161,7 +186,11 @@ class RedisCache:
 
     async def close(self) -> None:
         """See `Cache.close`."""
+        if self._telling is not None:
+            self._telling.cancel()
         self._rest_until = 0.0  # connections are there also while Redis is left alone
+        if self._untold:
+            await self._tell()
         await self._guarded(self._redis.aclose)
 
     async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T | None:

@@ -336,6 +336,19 @@ async def test_a_poisoned_version_costs_no_answer(redis_server: RedisServer) -> 
         await cache.close()
 
 
+async def test_a_poisoned_version_is_gone_with_the_next_change(redis_server: RedisServer) -> None:
+    cache = await _emptied(redis_server)
+    try:
+        async with Redis.from_url(redis_server.url) as client:
+            await client.lpush("openride:data_version", "many")
+        await cache.data_changed()
+        answers, store = answers_of(cache), Store()
+        assert (await answers.get("question", store)).source == "miss"
+        assert (await answers.get("question", store)).source == "hit"
+    finally:
+        await cache.close()
+
+
 async def test_cancelled_reads_never_hand_a_value_to_another_key(cache: Cache) -> None:
     keys = [f"key {number}" for number in range(20)]
     for key in keys:
@@ -384,6 +397,31 @@ async def test_a_paused_redis_costs_little_time_and_is_used_again_afterwards(
 
     await asyncio.to_thread(fragile_redis.resume)
     await used_again(fragile, answers)
+
+
+async def test_a_change_that_redis_refused_is_told_to_the_others_later(
+    fragile: RedisCache, fragile_redis: RedisServer
+) -> None:
+    other = RedisCache(fragile_redis.url)
+    try:
+        store = Store()
+        await answers_of(other).get("question", store)
+        async with Redis.from_url(fragile_redis.url) as client:
+            await client.config_set("maxmemory", 1)  # it answers reads and refuses writes
+            await fragile.data_changed()
+            # Who knows of the change does not use what was kept before it.
+            answers = answers_of(fragile, fresh_seconds=0.0)
+            assert (await answers.get("question", store)).source == "miss"
+            assert (await answers_of(other, fresh_seconds=0.0).get("question", store)).source == "hit"
+            await client.config_set("maxmemory", 0)
+
+        async def known_to_the_other() -> bool:
+            answers = answers_of(other, fresh_seconds=0.0)
+            return (await answers.get("question", store)).source == "miss"
+
+        await until(known_to_the_other)
+    finally:
+        await other.close()
 
 
 async def test_after_a_failure_redis_is_left_alone_for_a_while(

@@ -60,8 +60,12 @@ class ServiceProcess(Server):
             "env",
             *(part for name in foreign for part in ("-u", name)),
             *(f"{name}={value}" for name, value in self.environment.items()),
-            *_program("serve", "--config", str(file)),
+            *(*self.program(), "serve", "--config", str(file)),
         ]
+
+    def program(self) -> Sequence[str]:
+        """What runs the command line."""
+        return _program()
 
     def ready(self) -> bool:
         try:
