@@ -503,7 +503,8 @@ def _name(name: str) -> str:
 
 
 _PERSONAL: Final = re.compile(
-    rb'("(?:%b)"\s*+:\s*+)(?:%b)'
+    # The first character is looked at before the names are: most quotes begin something else.
+    rb'("(?=[pefc\\])(?:%b)"\s*+:\s*+)(?:%b)'
     % (
         "|".join(map(_name, ("phone", "email", "full_?name", "card_?last_?4"))).encode(),
         _value(depth=4),
