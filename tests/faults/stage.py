@@ -33,7 +33,7 @@ from .stream import QUESTIONS, Place, Stored, Stream, compared, expected_answers
 LAUNCHER = Path(__file__).with_name("launcher.py")
 SESSION_SECONDS = 3
 CAUGHT_UP_SECONDS = 150.0
-AGREED_SECONDS = 10.0
+AGREED_SECONDS = 20.0
 """An answer may be kept for a second while events come, and Redis is left alone for five after a failure."""
 LARGEST_MB = 400
 PARTITIONS = 2
