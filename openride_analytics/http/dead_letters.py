@@ -237,7 +237,7 @@ def _asked(body: bytes, config: Config) -> tuple[Selection, Place | None]:
         raise BadRequest("The body is not JSON.") from None
     if not isinstance(given, dict):
         raise _cannot_be_used([FieldProblem(field="", message="Must be an object.")], status=422)
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = dict(given)
     faults = list(_faults(fields))
     ids, again = fields.pop("ids", None), fields.pop("again", False)
     texts = [(name, text) for name, text in fields.items() if name in _IN_BODY and isinstance(text, str)]
