@@ -74,7 +74,7 @@ class Held:
         self.inserts.append(table)
         self.asked.set()
         await self.go.wait()
-        if self.refusing and any(self.refusing in row[-1] for row in rows):  # type: ignore[operator]
+        if table == "incoming" and self.refusing and any(self.refusing in row[-1] for row in rows):  # type: ignore[operator]
             raise StatementRefused("Code: 49. LOGICAL_ERROR")
         await self._inner.insert(table, columns, rows)
 
