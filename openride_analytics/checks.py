@@ -14,7 +14,7 @@ from openride_analytics import migrations, postgres
 from openride_analytics.cache import RedisCache
 from openride_analytics.config import Config, address_of
 from openride_analytics.dialects import Dialects
-from openride_analytics.ingest.kafka import topics_of
+from openride_analytics.ingest.topics import topics_of
 from openride_analytics.migrations import MigrationError
 from openride_analytics.service import warehouse_of
 from openride_analytics.warehouse import WarehouseError

@@ -524,11 +524,18 @@ _MARKS: Final = bytes(120 if byte in b"0123456789abcdefABCDEFu\\" else 32 for by
 _TEN_MARKS: Final = b"x" * 10
 
 
+_raw_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text: Final = msgspec.json.Decoder(str)
+
+
 def _check_ids(event: _Event, record: bytes) -> None:
-    """Refuses ids that are no canonical text. `record` has been decoded to `event`, so it is sound otherwise."""
-    sent = _names.decode(record)
+    """Refuses ids that are no canonical text. `record` has been decoded to `event`, so it is sound otherwise.
+
+    Only the ids are decoded again: what `event` ignores may hold what no type takes, such as 1e400.
+    """
+    sent = _raw_fields.decode(record)
     for name in event.__struct_fields__:
-        if isinstance(getattr(event, name), UUID) and len(sent[name]) != 36:
+        if isinstance(getattr(event, name), UUID) and len(_text.decode(sent[name])) != 36:
             raise BadEvent("invalid_field", "A UUID has hyphens: 8-4-4-4-12.", name)
 
 
@@ -579,7 +586,8 @@ def _name(name: str) -> str:
 
 
 _PERSONAL: Final = re.compile(
-    rb'("(?:%b)"\s*+:\s*+)(?:%b)'
+    # The first character is looked at before the names are: most quotes begin something else.
+    rb'("(?=[pefc\\])(?:%b)"\s*+:\s*+)(?:%b)'
     % (
         "|".join(
             map(
@@ -598,15 +606,11 @@ def without_personal_data(record: bytes) -> bytes:
     return _PERSONAL.sub(rb'\1"-"', record)
 
 
-_names: Final = msgspec.json.Decoder(dict[str, Any])
-
-
 def claimed_type(record: bytes) -> str:
     """The `event_type` a refused record claims, for the operator's lists; empty if it can't be told."""
     if len(record) > MAX_RECORD_BYTES:
         return ""
     try:
-        value = _names.decode(record).get("event_type")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _text.decode(_raw_fields.decode(record)["event_type"])[:100]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
         return ""
-    return value[:100] if isinstance(value, str) else ""

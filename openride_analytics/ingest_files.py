@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from openride_analytics.config import Config, ConfigError
 from openride_analytics.events import claimed_type
-from openride_analytics.ingest.kafka import produce, topic_for
+from openride_analytics.ingest.topics import produce, topic_for
 
 _LINES_PER_REQUEST: Final = 10_000
 _BYTES_PER_REQUEST: Final = 8 * 1_048_576

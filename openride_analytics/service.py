@@ -18,9 +18,10 @@ from openride_analytics import migrations, postgres
 from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
-from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
+from openride_analytics.ingest.kafka import KafkaSource
 from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.ingest.replay import Replays
+from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics

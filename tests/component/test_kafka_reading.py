@@ -18,9 +18,11 @@ from openride_analytics.config import Config, Kafka, Retention
 from openride_analytics.dialects import Dialects
 from openride_analytics.events import BadEvent
 from openride_analytics.ingest import kafka as kafka_module
+from openride_analytics.ingest import topics as topics_module
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource, PartitionState
+from openride_analytics.ingest.kafka import KafkaSource, PartitionState
 from openride_analytics.ingest.pipeline import Pipeline
+from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
@@ -523,7 +525,7 @@ class TestConnections:
 async def test_a_dead_letter_topic_that_is_away_is_left_alone_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kafka_module, "_PUBLISH_SECONDS", 0.5)
+    monkeypatch.setattr(topics_module, "_PUBLISH_SECONDS", 0.5)
     metrics = Metrics()
     topic = DeadLetterTopic(Kafka(bootstrap_servers=f"{HOST}:{free_port()}"), metrics)
     letter = DeadLetter.of(b"{", BadEvent("invalid_json", "It breaks off."), rejected_ms=0)

@@ -28,7 +28,8 @@ from aiokafka import AIOKafkaConsumer
 from openride_analytics import cli, migrations
 from openride_analytics.cache import RedisCache
 from openride_analytics.ingest import pipeline
-from openride_analytics.ingest.kafka import DeadLetterTopic, KafkaSource
+from openride_analytics.ingest.kafka import KafkaSource
+from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.warehouse import WarehouseError
 from openride_analytics.warehouse.server import ServerWarehouse
 

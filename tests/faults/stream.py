@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from openride_analytics.config import Kafka
-from openride_analytics.ingest.kafka import topic_for
+from openride_analytics.ingest.topics import topic_for
 from tests.model import kept, naive
 from tests.model.asked import differences
 from tests.model.periods import MILLISECOND, Question, beginning_of, local_day

@@ -313,6 +313,20 @@ class Table:
             f'"{UUID(int=2**128 - 1)}"',
             stored=str(UUID(int=2**128 - 1)),
         )
+        absurd = {
+            "1e400": b"1e400",
+            "-1E+400000": b"-1E+400000",
+            "400 digits": b"9" * 400,
+            "5,000 digits": b"9" * 5_000,
+        }
+        for name, number in absurd.items():
+            # Looking at ids again must not trip over what is ignored.
+            record = self.good(f"no hyphens and {name}", rider_id=canonical.replace("-", ""))
+            self.add(
+                f"no hyphens and {name}", record[:-1] + b',"x":' + number + b"}", "invalid_field", "rider_id"
+            )
+            record = self.good(f"hexadecimal and {name}", "user.registered", referral_code="abcdef01" * 8)
+            self.accept(f"hexadecimal and {name}", record[:-1] + b',"x":' + number + b"}", role="DRIVER")
         hex_text = "abcdef0123456789" * 4
         self.value(
             "hexadecimal text elsewhere", "user.registered", "referral_code", f'"{hex_text}"', stored=hex_text

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from openride_analytics.config import Kafka
-from openride_analytics.ingest.kafka import produce
+from openride_analytics.ingest.topics import produce
 from tests.samples import full
 from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.kafka import KafkaServer

@@ -10,7 +10,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from openride_analytics.config import Kafka
-from openride_analytics.ingest.kafka import produce, topic_for
+from openride_analytics.ingest.topics import produce, topic_for
 from tests.model.asked import differences
 from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.databases import drop_database, fresh_database
