@@ -18,15 +18,27 @@ from openride_analytics import events
 from openride_analytics.config import ConfigError, Dialect, DialectTopic, Kafka, time_zones
 from openride_analytics.events import (
     MAX_RECORD_BYTES,
-    MAY_BE_UNKNOWN,
+    TYPES,
     Acceptance,
     BadEvent,
     Decode,
     Event,
     claimed_type,
-    fields_of,
-    times_of,
 )
+
+# The required fields that the store and every metric can do without. A dialect may make these optional and no others.
+MAY_BE_UNKNOWN: Final = {
+    "booking.created": frozenset({"driver_id"}),
+    "booking.confirmed": frozenset({"driver_id", "seats_booked"}),
+    "booking.cancelled": frozenset({"driver_id", "cancelled_by"}),
+    "booking.completed": frozenset({"driver_id", "seats_booked", "actual_departure"}),
+    "trip.completed": frozenset(
+        {
+            *("driver_id", "actual_departure", "actual_arrival", "duration_minutes", "distance_km"),
+            *("driver_earnings", "platform_commission"),
+        }
+    ),
+}
 
 
 class Dialects:
@@ -62,15 +74,14 @@ class Dialects:
 
 def _checked(where: str, spoken: DialectTopic) -> set[str]:
     """The fields of the topic's events."""
-    fields = fields_of(spoken.event_type)
-    if fields is None:
+    if spoken.event_type not in TYPES:
         raise ConfigError(f"{where}: there is no event type {spoken.event_type!r}")
     for field in spoken.optional:
         if field not in MAY_BE_UNKNOWN.get(spoken.event_type, ()):
             raise ConfigError(
                 f"{where}.optional: {field!r} is no field that {spoken.event_type} can do without"
             )
-    return set(fields)
+    return set(TYPES[spoken.event_type].__struct_fields__)
 
 
 class _Spelling:
@@ -78,12 +89,13 @@ class _Spelling:
 
     def __init__(self, dialect: Dialect, spoken: DialectTopic) -> None:
         self.event_type = spoken.event_type
-        fields = fields_of(spoken.event_type) or {}
+        event = TYPES[spoken.event_type]
+        fields = event.__struct_fields__
         self._names: dict[str, tuple[str, ...]] = {
             field: tuple(dict.fromkeys((*dialect.names.get(field, ()), _camel_case(field))))
             for field in fields
         }
-        self._times = times_of(spoken.event_type)
+        self._times = {"event_timestamp", *event.times}
         self._defaults = {field: value for field, value in dialect.defaults.items() if field in fields}
         self._timezone = ZoneInfo(dialect.timezone)
         self._parse = events.relaxed(spoken.event_type, spoken.optional)

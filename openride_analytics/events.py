@@ -354,34 +354,8 @@ _decode_json: Final[Parse] = msgspec.json.Decoder(AnyEvent, float_hook=str.encod
 _encode_json: Final = msgspec.json.Encoder(uuid_format="canonical").encode
 
 
-_TYPES: Final[dict[str, type[_Event]]] = {
+TYPES: Final[dict[str, type[_Event]]] = {
     str(event.__struct_config__.tag): event for event in get_args(AnyEvent)
-}
-
-
-def fields_of(event_type: str) -> dict[str, bool] | None:
-    """The fields of an event type and whether they are required; None if there is no such type."""
-    event = _TYPES.get(event_type)
-    return None if event is None else {field.name: field.required for field in msgspec.structs.fields(event)}
-
-
-def times_of(event_type: str) -> frozenset[str]:
-    """The fields of an event type that are times."""
-    return frozenset({"event_timestamp", *_TYPES[event_type].times})
-
-
-# The required fields that the store and every metric can do without. A dialect may make these optional and no others.
-MAY_BE_UNKNOWN: Final = {
-    "booking.created": frozenset({"driver_id"}),
-    "booking.confirmed": frozenset({"driver_id", "seats_booked"}),
-    "booking.cancelled": frozenset({"driver_id", "cancelled_by"}),
-    "booking.completed": frozenset({"driver_id", "seats_booked", "actual_departure", "actual_arrival"}),
-    "trip.completed": frozenset(
-        {
-            *("driver_id", "actual_departure", "actual_arrival", "duration_minutes", "distance_km"),
-            *("driver_earnings", "platform_commission"),
-        }
-    ),
 }
 
 
@@ -390,7 +364,7 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
 
     What it reads has the same fields in the same order, so that the same event gives the same line.
     """
-    event = _TYPES[event_type]
+    event = TYPES[event_type]
     namespace: dict[str, Any] = {
         name: getattr(event, name) for name in ("times", "money", "defaults", "has_currency", "is_location")
     }

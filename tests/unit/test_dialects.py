@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openride_analytics.config import Config, ConfigError, Dialect, DialectTopic, Kafka, load
-from openride_analytics.dialects import Dialects
+from openride_analytics.dialects import MAY_BE_UNKNOWN, Dialects
 from openride_analytics.events import Acceptance, BadEvent, decode
 from openride_analytics.ingest.dead_letters import DeadLetter
 from tests import java
@@ -297,6 +297,10 @@ def test_what_only_these_services_may_lack_is_required_of_others() -> None:
         assert content(topic, json.dumps(lacking)).get("driver_id") is None
         event = {name: value for name, value in FULL[topic].items() if name != "driver_id"}
         assert refusal("openride.events.booking", json.dumps(event)) == ("invalid_field", "driver_id")
+
+
+def test_only_what_the_model_of_the_metrics_is_tried_without_may_be_optional() -> None:
+    assert {kind: set(fields) for kind, fields in streams.NOT_IN_JAVA.items()} == MAY_BE_UNKNOWN
 
 
 def test_what_a_service_begins_to_send_is_stored() -> None:
