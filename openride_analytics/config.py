@@ -92,7 +92,7 @@ class Dialect(_Section, frozen=True):
     topics: dict[str, DialectTopic] = {}
     # By the contract's field: the producer's names for it, then the same in camelCase. The first that is sent counts;
     # "date+time" is a local date and a local time of `timezone`.
-    names: dict[str, tuple[str, ...]] = {}
+    names: dict[str, tuple[Annotated[str, Meta(pattern=r"^[^+]+(\+[^+]+)?\Z")], ...]] = {}
     defaults: dict[str, str | int | float | bool] = {}
     timezone: str = "Africa/Lagos"
 

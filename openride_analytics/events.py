@@ -354,12 +354,9 @@ _decode_json: Final[Parse] = msgspec.json.Decoder(AnyEvent, float_hook=str.encod
 _encode_json: Final = msgspec.json.Encoder(uuid_format="canonical").encode
 
 
-def fields_of(event_type: str) -> dict[str, bool] | None:
-    """The fields of an event type and whether they are required; None if there is no such type."""
-    for event in get_args(AnyEvent):
-        if event.__struct_config__.tag == event_type:
-            return {field.name: field.required for field in msgspec.structs.fields(event)}
-    return None
+TYPES: Final[dict[str, type[_Event]]] = {
+    str(event.__struct_config__.tag): event for event in get_args(AnyEvent)
+}
 
 
 def relaxed(event_type: str, optional: Collection[str]) -> Parse:
@@ -367,8 +364,8 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
 
     What it reads has the same fields in the same order, so that the same event gives the same line.
     """
-    (event,) = (one for one in get_args(AnyEvent) if one.__struct_config__.tag == event_type)
-    namespace = {
+    event = TYPES[event_type]
+    namespace: dict[str, Any] = {
         name: getattr(event, name) for name in ("times", "money", "defaults", "has_currency", "is_location")
     }
     namespace["may_lack"] = event.may_lack | set(optional)

@@ -96,7 +96,10 @@ NOT_IN_JAVA: dict[str, tuple[str, ...]] = {
     "booking.confirmed": ("driver_id", "seats_booked"),
     "booking.cancelled": ("driver_id", "cancelled_by"),
     "booking.completed": ("driver_id", "seats_booked", "actual_departure"),
-    "trip.completed": ("driver_id", "distance_km", "driver_earnings", "platform_commission"),
+    "trip.completed": (
+        *("driver_id", "actual_departure", "actual_arrival", "duration_minutes", "distance_km"),
+        *("driver_earnings", "platform_commission"),
+    ),
 }
 """Contract fields that OpenRide's own services leave out, so that they are stored as unknown."""
 

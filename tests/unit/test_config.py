@@ -113,6 +113,7 @@ def test_other_names_of_the_environment_are_not_ours() -> None:
         ('[postgres]\nurl = "db:5432"', ["postgres.url", "postgresql://"]),
         ('[redis]\nurl = "http://cache"', ["redis.url", "redis://"]),
         ("[retention]\nhot_days = 100\ncold_days = 50", ["retention.hot_days", "cold_days"]),
+        ('[kafka.dialects.a]\nnames.user_id = ["a+b+c"]', ["kafka.dialects"]),
         ("[server\nport = 1", ["not valid TOML", "line 1"]),
     ],
 )

@@ -1,6 +1,7 @@
 """The dialect of OpenRide's Java services, and dialects as configuration: the same event gives the same line."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openride_analytics.config import Config, ConfigError, Dialect, DialectTopic, Kafka, load
-from openride_analytics.dialects import Dialects
+from openride_analytics.dialects import MAY_BE_UNKNOWN, Dialects
 from openride_analytics.events import Acceptance, BadEvent, decode
 from openride_analytics.ingest.dead_letters import DeadLetter
 from tests import java
@@ -184,7 +185,19 @@ def test_other_topics_and_none_speak_as_the_contract_does() -> None:
         ({"travelDate": [2026, 2, 30]}, "invalid_field", "travelDate"),
         ({"travelDate": "tomorrow"}, "invalid_field", "travelDate"),
         ({"travelDate": {"year": 2026}}, "invalid_field", "travelDate"),
-        ({"travelDate": None}, "invalid_field", "travelDate+departureTime"),
+        ({"travelDate": [10**20, 1, 1]}, "invalid_field", "travelDate"),
+        ({"travelDate": "20260302"}, "invalid_field", "travelDate"),
+        ({"travelDate": "2026-W10-1"}, "invalid_field", "travelDate"),
+        ({"travelDate": None}, "invalid_field", "travelDate"),
+        ({"travelDate": None, "departureTime": None}, "invalid_field", "travelDate+departureTime"),
+        ({"travelDate": [1, 1, 1], "departureTime": [0, 0]}, "timestamp_out_of_range", "travelDate+departureTime"),
+        ({"departureTime": None}, "invalid_field", "departureTime"),
+        ({"departureTime": [10**20, 1]}, "invalid_field", "departureTime"),
+        ({"departureTime": [7, 5, 0, -1]}, "invalid_field", "departureTime"),
+        ({"departureTime": [True, 5]}, "invalid_field", "departureTime"),
+        ({"departureTime": "07:05+05:00"}, "invalid_field", "departureTime"),
+        ({"departureTime": "0705"}, "invalid_field", "departureTime"),
+        ({"departureTime": "07"}, "invalid_field", "departureTime"),
         ({"departureTime": [24, 0]}, "invalid_field", "departureTime"),
         ({"departureTime": [7]}, "invalid_field", "departureTime"),
         ({"departureTime": [7, 5, 0, 0, 0]}, "invalid_field", "departureTime"),
@@ -211,6 +224,59 @@ def test_a_refusal_names_the_field_as_the_producer_wrote_it(
     assert refusal("booking.created", json.dumps(record)) == (reason, field)
 
 
+@pytest.mark.parametrize("number", ["1e99999999999999999999", "-1e-99999999999999999999", "9" * 4_000])
+def test_a_number_beyond_all_bounds_is_refused_where_it_means_something_and_passed_over_elsewhere(
+    number: str,
+) -> None:
+    record = EXAMPLES["booking.created"][0][:-1]
+    for name in ("totalAmount", "numberOfSeats", "createdAt", "travelDate", "departureTime"):
+        reason, field = refusal("booking.created", f'{record},"{name}":{number}}}')
+        assert (reason, field) in {("invalid_field", name), ("timestamp_out_of_range", name)}
+    assert content("booking.created", f'{record},"odometer":{number}}}')["seats_booked"] == 2
+
+
+@given(
+    name=st.sampled_from(("createdAt", "travelDate", "departureTime", "totalAmount", "riderId", "extra")),
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=6,
+    ),
+)  # fmt: skip
+def test_whatever_stands_in_a_field_the_record_is_taken_or_refused(name: str, value: Any) -> None:
+    record = json.dumps({**json.loads(EXAMPLES["booking.created"][0]), name: value}).encode()
+    with suppress(BadEvent):
+        SHIPPED.decoder("booking.created")(record, ACCEPTANCE)
+
+
+@pytest.mark.parametrize("at", ["1772953200.000999999", '"2026-03-08T07:00:00.000999999Z"'])
+def test_nanoseconds_are_cut_and_never_rounded_into_the_next_millisecond(at: str) -> None:
+    record = written()[:-1] + f',"cancelledAt":{at}}}'
+    assert content("booking.cancelled", record)["event_timestamp"] == 1_772_953_200_000
+
+
+@pytest.mark.parametrize(
+    ("clock", "milliseconds"),
+    [
+        ("07:05", 0),
+        ("07:05:30", 30_000),
+        ("07:05:30.5", 30_500),
+        ("07:05:30.123456789", 30_123),
+        ([7, 5], 0),
+        ([7, 5, 30], 30_000),
+        ([7, 5, 30, 123_000_000], 30_123),
+        ([7, 5, 30, 999_999_999], 30_999),
+    ],
+)
+@pytest.mark.parametrize("day", ["2026-03-02", [2026, 3, 2]])
+def test_each_spelling_of_a_local_date_and_time_is_understood(
+    day: Any, clock: Any, milliseconds: int
+) -> None:
+    record = {**json.loads(EXAMPLES["booking.created"][0]), "travelDate": day, "departureTime": clock}
+    stored = content("booking.created", json.dumps(record))
+    assert stored["scheduled_departure"] == 1_772_431_500_000 + milliseconds
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -231,6 +297,10 @@ def test_what_only_these_services_may_lack_is_required_of_others() -> None:
         assert content(topic, json.dumps(lacking)).get("driver_id") is None
         event = {name: value for name, value in FULL[topic].items() if name != "driver_id"}
         assert refusal("openride.events.booking", json.dumps(event)) == ("invalid_field", "driver_id")
+
+
+def test_only_what_the_model_of_the_metrics_is_tried_without_may_be_optional() -> None:
+    assert {kind: set(fields) for kind, fields in streams.NOT_IN_JAVA.items()} == MAY_BE_UNKNOWN
 
 
 def test_what_a_service_begins_to_send_is_stored() -> None:
@@ -271,6 +341,10 @@ def test_defaults_stand_in_for_what_is_not_sent() -> None:
         (
             {"a": Dialect(topics={"t": DialectTopic(event_type="booking.created", optional=("seats",))})},
             "'seats' is no field that booking.created can do without",
+        ),
+        (
+            {"a": Dialect(topics={"t": DialectTopic(event_type="trip.started", optional=("passengers_count",))})},
+            "'passengers_count' is no field that trip.started can do without",
         ),
         (
             {"a": Dialect(topics={"t": DialectTopic(event_type="user.registered")}, names={"seats_booked": ("n",)})},
