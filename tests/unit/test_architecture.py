@@ -20,6 +20,7 @@ ALLOWED = {
     "warehouse": {"config"},
     "migrations": {"warehouse"},
     "metrics": {"period", "warehouse"},
+    "analytics": {"metrics", "period", "warehouse"},
     "ingest": {"events", "config", "ops", "warehouse"},
 }
 # Who may know of the HTTP face.
@@ -89,6 +90,12 @@ def test_each_metric_stands_alone() -> None:
     for module, imported in IMPORTS.items():
         if _part(module) == "metrics":
             assert {name for name in imported if _part(name) == "metrics"} <= shared, module
+
+
+def test_each_question_of_analytics_stands_alone() -> None:
+    for module, imported in IMPORTS.items():
+        if _part(module) == "analytics":
+            assert {name for name in imported if _part(name) == "analytics"} <= {"analytics.question"}, module
 
 
 def test_the_modules_import_each_other_in_no_circle() -> None:
