@@ -38,6 +38,7 @@ STEPS: Final = (
     "trip.completed",
     "trip.cancelled",
 )
+BREAKDOWNS: Final = ("city", "state")
 DEFAULT_STEPS: Final = ("user.registered", "booking.created", "booking.confirmed", "trip.completed")
 LEAST_STEPS: Final = 2
 MOST_STEPS: Final = 8

@@ -12,7 +12,7 @@ from openride_analytics.warehouse import Parameter, Warehouse
 
 DAY_MS: Final = 86_400_000
 
-Setting = str | int | list[str] | list[int] | None
+Setting = str | int | list[str | int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
