@@ -295,20 +295,24 @@ GROUP BY state_name, city_name
 ORDER BY {order}state_name = '', state_name, city_name = '', city_name
 """
 
-_BOUNDARY: Final = "if(cell = 0, [], h3ToGeoBoundary(cell))"
+_BOUNDARY: Final = "h3ToGeoBoundary(some_cell)"
 _COUNT: Final = "uniqExact(thing)"
 _SUMS: Final = "CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)')"
 
+# Things without coordinates are in cell 0, which the functions refuse, also in a branch that is not taken: there they get
+# `some_cell` instead.
 _BY_HEXAGON: Final = """
 SELECT
-    if(cell = 0, '', h3ToString(cell)) AS hexagon,
-    if(cell = 0, (0., 0.), h3ToGeo(cell)) AS middle,
+    if(cell = 0, '', h3ToString(some_cell)) AS hexagon,
+    h3ToGeo(some_cell).1 AS lat,
+    h3ToGeo(some_cell).2 AS lon,
     {boundary} AS boundary,
     value
 FROM
 (
     SELECT
         if(lat IS NULL OR lon IS NULL, 0, geoToH3(assumeNotNull(lat), assumeNotNull(lon), {resolution:UInt8})) AS cell,
+        if(cell = 0, geoToH3(0., 0., {resolution:UInt8}), cell) AS some_cell,
         uniqExact(thing) AS value
     FROM ({sightings})
     GROUP BY cell
@@ -403,7 +407,7 @@ def _kept(metric: Metric, filters: Filters) -> str:
 def _where(question: Question, row: Row) -> dict[str, Any]:
     if question.level == "h3":
         hexagon = row["hexagon"] or None
-        lat, lon = row["middle"] if hexagon else (None, None)
+        lat, lon = (row["lat"], row["lon"]) if hexagon else (None, None)
         return {"h3": hexagon, "lat": lat, "lon": lon}
     state = {"state": row["state_name"] or None}
     return state | {"city": row["city_name"] or None} if question.level == "city" else state
