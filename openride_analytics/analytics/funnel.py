@@ -145,8 +145,7 @@ WITH
         WHERE notEmpty(attempts_1)
     )
 SELECT
-    {place} AS place,
-    grouping(place) AS is_whole,
+    {place},
     step,
     count() AS users,
     quantileExactInclusive(0.5)(ms) AS p50_ms,
@@ -164,7 +163,7 @@ FROM
     ARRAY JOIN arrayEnumerate(best) AS step
 ) AS reached
 {homes}
-GROUP BY GROUPING SETS ((step), (step, place))
+GROUP BY {keys}
 """
 
 _MOMENTS: Final = "arraySort(groupArrayIf(moment, event_type = {steps:Array(String)}[{n}])) AS moments_{n}"
@@ -217,7 +216,7 @@ async def ask(warehouse: Warehouse, question: Question) -> FunnelAnswer:
     return FunnelAnswer(
         **begins,
         steps=_steps(question, [row for row in rows if row["is_whole"]]),
-        breakdown=sorted(breakdown, key=_most_first) if question.breakdown else [],
+        breakdown=sorted(breakdown, key=_most_first),
     )
 
 
@@ -244,8 +243,11 @@ def _sql(question: Question) -> str:
         moments=",\n            ".join(moments),
         doer=_doer(steps),
         further=further,
-        place="ifNull(homes.home, '')" if homes else "''",
+        place="ifNull(homes.home, '') AS place,\n    grouping(place) AS is_whole"
+        if homes
+        else "1 AS is_whole",
         homes=homes,
+        keys="GROUPING SETS ((step), (step, place))" if homes else "step",
         last=str(len(steps)),
         kept=users_kept(question.filters, "person"),
     )
