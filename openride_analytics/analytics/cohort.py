@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from openride_analytics.analytics.question import REGISTERED, AnalyticsHead, AnalyticsQuestion, head
 from openride_analytics.metrics.acting import ACTING
 from openride_analytics.metrics.filters import users_kept
+from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import rate, statement
 from openride_analytics.period import Unit, milliseconds
 from openride_analytics.warehouse import Warehouse
@@ -42,9 +43,23 @@ class Question(AnalyticsQuestion):
 class CohortCell(Struct, kw_only=True):
     """A cohort in one unit of time."""
 
-    period: Annotated[int, Meta(description="Units since that of registration.", examples=[1])]
-    active: Annotated[int, Meta(description="Users of the cohort who were active then.", examples=[17])]
-    rate: Annotated[float | None, Meta(description="`active` ÷ the cohort's `size`.", examples=[0.81])]
+    period: Annotated[int, Meta(description="Units since that of registration.", examples=[1], extra=AXIS)]
+    active: Annotated[
+        int,
+        Meta(
+            description="Users of the cohort who were active then.",
+            examples=[17],
+            extra=measure("users", basis="cohort"),
+        ),
+    ]
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="`active` ÷ the cohort's `size`.",
+            examples=[0.81],
+            extra=measure("ratio", "active", "size", basis="cohort"),
+        ),
+    ]
     partial: Annotated[bool, Meta(description="It is not over yet: it contains now.", examples=[False])]
 
 
@@ -53,7 +68,12 @@ class Cohort(Struct, kw_only=True):
 
     cohort: Annotated[str, Meta(description="First local day of the unit.", examples=["2026-03-02"])]
     size: Annotated[
-        int, Meta(description="Users who first registered in it and in the period.", examples=[21])
+        int,
+        Meta(
+            description="Users who first registered in it and in the period.",
+            examples=[21],
+            extra=measure("users", basis="cohort"),
+        ),
     ]
     cells: Annotated[list[CohortCell], Meta(description="In order; those not begun are absent.")]
 
@@ -61,10 +81,22 @@ class Cohort(Struct, kw_only=True):
 class CohortAverage(Struct, kw_only=True):
     """All cohorts for which the unit is over, taken together."""
 
-    period: Annotated[int, Meta(description="Units since that of registration.", examples=[1])]
-    active: Annotated[int, Meta(description="Sum of their `active`.", examples=[170])]
-    size: Annotated[int, Meta(description="Sum of their sizes.", examples=[250])]
-    rate: Annotated[float | None, Meta(description="`active` ÷ `size`.", examples=[0.68])]
+    period: Annotated[int, Meta(description="Units since that of registration.", examples=[1], extra=AXIS)]
+    active: Annotated[
+        int,
+        Meta(description="Sum of their `active`.", examples=[170], extra=measure("users", basis="cohort")),
+    ]
+    size: Annotated[
+        int, Meta(description="Sum of their sizes.", examples=[250], extra=measure("users", basis="cohort"))
+    ]
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="`active` ÷ `size`.",
+            examples=[0.68],
+            extra=measure("ratio", "active", "size", basis="cohort"),
+        ),
+    ]
 
 
 class CohortAnswer(AnalyticsHead, kw_only=True):

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
 from openride_analytics.metrics.filters import users_kept
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import rate, statement
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
@@ -65,26 +66,47 @@ class FunnelStep(Struct, kw_only=True):
     """One step."""
 
     event_type: Annotated[str, Meta(description="What is done.", examples=["booking.created"])]
-    users: Annotated[int, Meta(description="Users who got here.", examples=[36])]
-    rate_from_start: Annotated[float | None, Meta(description="`users` ÷ those of step 1.", examples=[0.72])]
+    users: Annotated[
+        int, Meta(description="Users who got here.", examples=[36], extra=measure("users", basis="cohort"))
+    ]
+    rate_from_start: Annotated[
+        float | None,
+        Meta(
+            description="`users` ÷ those of step 1.",
+            examples=[0.72],
+            extra=measure("ratio", "users", "users of step 1", basis="cohort"),
+        ),
+    ]
     rate_from_previous: Annotated[
         float | None,
-        Meta(description="`users` ÷ those of the step before; null for step 1.", examples=[0.72]),
+        Meta(
+            description="`users` ÷ those of the step before; null for step 1.",
+            examples=[0.72],
+            extra=measure("ratio", "users", "users of the step before", basis="cohort"),
+        ),
     ]
     median_minutes_from_previous: Annotated[
         float | None,
         Meta(
             description="Median of the minutes since the step before, over the users who got here; null for step 1.",
             examples=[41.5],
+            extra=measure("minutes", basis="cohort"),
         ),
     ]
     p90_minutes_from_previous: Annotated[
-        float | None, Meta(description="90th percentile of the same.", examples=[180.0])
+        float | None,
+        Meta(
+            description="90th percentile of the same.",
+            examples=[180.0],
+            extra=measure("minutes", basis="cohort"),
+        ),
     ]
     still_open: Annotated[
         int,
         Meta(
-            description="Users who got here and not further, but whose window is not over yet.", examples=[4]
+            description="Users who got here and not further, but whose window is not over yet.",
+            examples=[4],
+            extra=measure("users", basis="cohort"),
         ),
     ]
 

@@ -21,6 +21,7 @@ from openride_analytics.metrics.filters import (
     trips_kept,
     users_kept,
 )
+from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import Filters, Money, money, rate, statement
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -77,19 +78,25 @@ class Place(Struct, kw_only=True):
         Meta(description="The hexagon, with `level=h3`; null if unknown.", examples=["87588e1a4ffffff"]),
     ] = UNSET
     lat: Annotated[
-        float | UnsetType | None, Meta(description="Latitude of its middle.", examples=[6.601])
+        float | UnsetType | None, Meta(description="Latitude of its middle.", examples=[6.601], extra=AXIS)
     ] = UNSET
     lon: Annotated[
-        float | UnsetType | None, Meta(description="Longitude of its middle.", examples=[3.351])
+        float | UnsetType | None, Meta(description="Longitude of its middle.", examples=[3.351], extra=AXIS)
     ] = UNSET
     value: Annotated[
-        int | Money, Meta(description="Distinct things; with `metric=revenue` amounts.", examples=[120])
+        int | Money,
+        Meta(
+            description="Distinct things; with `metric=revenue` amounts.",
+            examples=[120],
+            extra=measure("distinct things, or money by currency"),
+        ),
     ]
     share: Annotated[
         float | dict[str, float | None] | None,
         Meta(
             description="`value` ÷ the sum over all places; with `metric=revenue` by currency.",
             examples=[0.31],
+            extra=measure("ratio", "value", "sum of the values of all places"),
         ),
     ]
 
@@ -113,8 +120,17 @@ class HexagonProperties(Struct, kw_only=True):
     """What a map shows of a hexagon."""
 
     h3: Annotated[str | None, Meta(description="The hexagon; null if unknown.", examples=["87588e1a4ffffff"])]
-    value: Annotated[int, Meta(description="Distinct things.", examples=[120])]
-    share: Annotated[float | None, Meta(description="`value` ÷ the sum over all places.", examples=[0.31])]
+    value: Annotated[
+        int, Meta(description="Distinct things.", examples=[120], extra=measure("distinct things"))
+    ]
+    share: Annotated[
+        float | None,
+        Meta(
+            description="`value` ÷ the sum over all places.",
+            examples=[0.31],
+            extra=measure("ratio", "value", "sum of the values of all places"),
+        ),
+    ]
 
 
 class Hexagon(Struct, kw_only=True, tag_field="type", tag="Feature"):

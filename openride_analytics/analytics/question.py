@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from openride_analytics.metrics.measure import AXIS
 from openride_analytics.metrics.question import AnswerHead, Filters, data_through, period_answer
 from openride_analytics.period import Period
 from openride_analytics.warehouse import Parameter, Warehouse
@@ -43,7 +44,8 @@ class Definition(Struct, kw_only=True):
 
     text: Annotated[str, Meta(description="In words.")]
     parameters: Annotated[
-        dict[str, Setting], Meta(description="The endpoint's parameters and filters as they are in effect.")
+        dict[str, Setting],
+        Meta(description="The endpoint's parameters and filters as they are in effect.", extra=AXIS),
     ]
 
 

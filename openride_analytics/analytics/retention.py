@@ -20,6 +20,7 @@ from openride_analytics.analytics.question import (
 )
 from openride_analytics.metrics.acting import ACTING
 from openride_analytics.metrics.filters import users_kept
+from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import rate, statement
 from openride_analytics.period import END_OF_TIME_MS, milliseconds
 from openride_analytics.warehouse import Warehouse
@@ -49,10 +50,27 @@ class Question(AnalyticsQuestion):
 class RetentionDay(Struct, kw_only=True):
     """One day N."""
 
-    day: Annotated[int, Meta(description="N.", examples=[7])]
-    eligible: Annotated[int, Meta(description="Users for whom day N is over.", examples=[50])]
-    retained: Annotated[int, Meta(description="Those of them who acted then.", examples=[12])]
-    rate: Annotated[float | None, Meta(description="`retained` ÷ `eligible`.", examples=[0.24])]
+    day: Annotated[int, Meta(description="N.", examples=[7], extra=AXIS)]
+    eligible: Annotated[
+        int,
+        Meta(
+            description="Users for whom day N is over.", examples=[50], extra=measure("users", basis="cohort")
+        ),
+    ]
+    retained: Annotated[
+        int,
+        Meta(
+            description="Those of them who acted then.", examples=[12], extra=measure("users", basis="cohort")
+        ),
+    ]
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="`retained` ÷ `eligible`.",
+            examples=[0.24],
+            extra=measure("ratio", "retained", "eligible", basis="cohort"),
+        ),
+    ]
 
 
 class RetentionAnswer(AnalyticsHead, kw_only=True):

@@ -13,6 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from openride_analytics import catalogue
 from openride_analytics.http.answers import PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, question_key
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
@@ -79,7 +80,12 @@ ENDPOINTS: Final = (
 
 def handlers() -> list[HTTPRouteHandler]:
     """The route handlers of all metrics endpoints."""
-    return [*(_handler(endpoint) for endpoint in ENDPOINTS), realtime_metrics, realtime_stream]
+    return [
+        *(_handler(endpoint) for endpoint in ENDPOINTS),
+        realtime_metrics,
+        realtime_stream,
+        metric_definitions,
+    ]
 
 
 def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
@@ -185,3 +191,19 @@ def _realtime(request: Request[Any, Any, State], query: Query) -> tuple[str, Cal
         return msgspec.json.encode(await realtime.ask(service.warehouse, question))
 
     return f"realtime?{window}&{question.period.timezone.key}", compute
+
+
+@get(
+    "/v1/metrics/definitions",
+    operation_id="metrics_definitions",
+    summary="What every metric means",
+    tags=["Metrics"],
+    responses={
+        200: ResponseSpec(
+            catalogue.MetricDefinitions, description="The catalogue of metrics.", generate_examples=False
+        )
+    },
+)
+async def metric_definitions() -> Response[bytes]:
+    """The same for as long as the service runs."""
+    return Response(msgspec.json.encode(catalogue.definitions()), media_type="application/json")

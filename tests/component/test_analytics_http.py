@@ -314,3 +314,33 @@ async def test_the_schema_lists_parameters_and_fields(app: App, name: str) -> No
     reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
     documented = schema["components"]["schemas"][reference.rsplit("/", 1)[1]]["properties"]
     assert set(documented) == set(await app.get_json(f"/v1/analytics/{name}", **MARCH))
+
+
+async def test_the_catalogue_says_what_the_schema_says(app: App) -> None:
+    schema = await app.get_json("/schema")
+    schemas = schema["components"]["schemas"]
+
+    def at(described: Any, path: list[str]) -> Any:
+        """The property at the path, through references, lists, alternatives and maps."""
+        if "$ref" in described:
+            return at(schemas[described["$ref"].rsplit("/", 1)[1]], path)
+        if path and path[0] in described.get("properties", {}):
+            return (
+                at(described["properties"][path[0]], path[1:])
+                if path[1:]
+                else described["properties"][path[0]]
+            )
+        inner = [described.get("items"), described.get("additionalProperties")]
+        inner += [*described.get("allOf", []), *described.get("oneOf", [])]
+        found = [at(one, path) for one in inner if isinstance(one, dict)]
+        return next((one for one in found if one), None)
+
+    metrics = (await app.get_json("/v1/metrics/definitions"))["metrics"]
+    assert len(metrics) > 90
+    for metric in metrics:
+        operation = schema["paths"][metric["endpoint"]]["get"]
+        answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        path = metric["name"].split(".")
+        described = at(answer, path) or at(answer, ["summary", *path])
+        assert described, metric
+        assert described["description"] == metric["formula"], metric

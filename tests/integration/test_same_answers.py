@@ -128,7 +128,8 @@ def analytics_questions(events: list[Event]) -> dict[tuple[str, str], AnalyticsQ
     state = Counter(event["state"] for event in events if event["event_type"] == "user.registered")
 
     def asked(**more: Any) -> AnalyticsQuestion:
-        return AnalyticsQuestion(start, end, LAGOS, **({"now": NOW, "granularity": "none"} | more))
+        settings: dict[str, Any] = {"now": NOW, "granularity": "none"} | more
+        return AnalyticsQuestion(start, end, LAGOS, **settings)
 
     return {
         ("funnel", "as it is"): asked(),
