@@ -84,15 +84,24 @@ class CohortAverage(Struct, kw_only=True):
     period: Annotated[int, Meta(description="Units since that of registration.", examples=[1], extra=AXIS)]
     active: Annotated[
         int,
-        Meta(description="Sum of their `active`.", examples=[170], extra=measure("users", basis="cohort")),
+        Meta(
+            description="Active users of all cohorts for which this unit is over.",
+            examples=[170],
+            extra=measure("users", basis="cohort"),
+        ),
     ]
     size: Annotated[
-        int, Meta(description="Sum of their sizes.", examples=[250], extra=measure("users", basis="cohort"))
+        int,
+        Meta(
+            description="Size of all cohorts for which this unit is over.",
+            examples=[250],
+            extra=measure("users", basis="cohort"),
+        ),
     ]
     rate: Annotated[
         float | None,
         Meta(
-            description="`active` ÷ `size`.",
+            description="`active` ÷ `size`, over all cohorts for which this unit is over.",
             examples=[0.68],
             extra=measure("ratio", "active", "size", basis="cohort"),
         ),

@@ -67,7 +67,12 @@ class FunnelStep(Struct, kw_only=True):
 
     event_type: Annotated[str, Meta(description="What is done.", examples=["booking.created"])]
     users: Annotated[
-        int, Meta(description="Users who got here.", examples=[36], extra=measure("users", basis="cohort"))
+        int,
+        Meta(
+            description="Users who took this step and all before it, within the window.",
+            examples=[36],
+            extra=measure("users", basis="cohort"),
+        ),
     ]
     rate_from_start: Annotated[
         float | None,
@@ -96,7 +101,7 @@ class FunnelStep(Struct, kw_only=True):
     p90_minutes_from_previous: Annotated[
         float | None,
         Meta(
-            description="90th percentile of the same.",
+            description="90th percentile of the minutes since the step before.",
             examples=[180.0],
             extra=measure("minutes", basis="cohort"),
         ),

@@ -54,13 +54,17 @@ class RetentionDay(Struct, kw_only=True):
     eligible: Annotated[
         int,
         Meta(
-            description="Users for whom day N is over.", examples=[50], extra=measure("users", basis="cohort")
+            description="Users who first registered in the period and for whom day N is over.",
+            examples=[50],
+            extra=measure("users", basis="cohort"),
         ),
     ]
     retained: Annotated[
         int,
         Meta(
-            description="Those of them who acted then.", examples=[12], extra=measure("users", basis="cohort")
+            description="Those of the eligible users who acted on day N, or (unbounded) at any time from there.",
+            examples=[12],
+            extra=measure("users", basis="cohort"),
         ),
     ]
     rate: Annotated[

@@ -43,24 +43,31 @@ SORTS: Final = get_args(Sort)
 _RETENTION_DAYS: Final = (7, 30, 90)
 _DAY_MS: Final = 86_400_000
 
-Amount = Annotated[
-    str, Meta(description="Exact amount, decimal text.", examples=["45200.00"], extra=measure("money"))
-]
+
+def _amount(description: str, numerator: str | None = None, denominator: str | None = None) -> Meta:
+    return Meta(
+        description=f"{description} Exact, decimal text.",
+        examples=["45200.00"],
+        extra=measure("money", numerator, denominator),
+    )
 
 
 class Earnings(Struct, kw_only=True):
     """The distribution of the drivers' summed earnings in one currency (linear interpolation)."""
 
-    min: Amount
-    p10: Amount
-    p25: Amount
-    p50: Amount
-    p75: Amount
-    p90: Amount
-    p95: Amount
-    p99: Amount
-    max: Amount
-    mean: Amount
+    min: Annotated[str, _amount("Least of the drivers' summed earnings.")]
+    p10: Annotated[str, _amount("10th percentile of the drivers' summed earnings.")]
+    p25: Annotated[str, _amount("25th percentile of the drivers' summed earnings.")]
+    p50: Annotated[str, _amount("Median of the drivers' summed earnings.")]
+    p75: Annotated[str, _amount("75th percentile of the drivers' summed earnings.")]
+    p90: Annotated[str, _amount("90th percentile of the drivers' summed earnings.")]
+    p95: Annotated[str, _amount("95th percentile of the drivers' summed earnings.")]
+    p99: Annotated[str, _amount("99th percentile of the drivers' summed earnings.")]
+    max: Annotated[str, _amount("Most of the drivers' summed earnings.")]
+    mean: Annotated[
+        str,
+        _amount("Mean of the drivers' summed earnings.", "summed earnings", "drivers with a completed trip"),
+    ]
 
 
 _PERCENTILES: Final = {
@@ -98,7 +105,7 @@ class DriverRetention(Struct, kw_only=True):
     retained: Annotated[
         int,
         Meta(
-            description="Those of them with such a trip.",
+            description="Those of the eligible drivers with another completed trip at least N × 24 h after the first.",
             examples=[33],
             extra=measure("users", basis="cohort"),
         ),
@@ -174,15 +181,21 @@ class TopDriver(Struct, kw_only=True):
         str, Meta(description="The driver.", examples=["6b1d0a3e-94a1-4b0e-9f0e-0c9f3f1c2d4e"])
     ]
     trips: Annotated[
-        int, Meta(description="Distinct trips completed in the period.", examples=[9], extra=measure("trips"))
+        int,
+        Meta(
+            description="Distinct trips that the driver completed in the period.",
+            examples=[9],
+            extra=measure("trips"),
+        ),
     ]
     distance_km: Annotated[
-        float, Meta(description="Their summed distance.", examples=[88.1], extra=measure("kilometres"))
+        float,
+        Meta(description="Summed distance of these trips.", examples=[88.1], extra=measure("kilometres")),
     ]
     earnings: Annotated[
         Money,
         Meta(
-            description="Their summed earnings.",
+            description="Summed `driver_earnings` of these trips.",
             examples=[{"NGN": "31500.00"}],
             extra=measure("money by currency"),
         ),

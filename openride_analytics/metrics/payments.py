@@ -94,7 +94,7 @@ class PaymentMetrics(Struct, kw_only=True):
     p50_processing_time_ms: Annotated[
         float | None,
         Meta(
-            description="Median of the same, linear interpolation. Milliseconds.",
+            description="Median of the processing times of the payments that succeeded, linear interpolation. Milliseconds.",
             examples=[1980.0],
             extra=measure("milliseconds"),
         ),
@@ -102,7 +102,7 @@ class PaymentMetrics(Struct, kw_only=True):
     p95_processing_time_ms: Annotated[
         float | None,
         Meta(
-            description="95th percentile of the same. Milliseconds.",
+            description="95th percentile of the processing times. Milliseconds.",
             examples=[6120.4],
             extra=measure("milliseconds"),
         ),

@@ -39,7 +39,7 @@ Utilization = Annotated[
         description="Mean occupancy of the departures in the period (a route and a `scheduled_departure`) with at least "
         "one booking that is confirmed and not cancelled: the seats of these ÷ the route's seats, at most 1.",
         examples=[0.61],
-        extra=measure("ratio", "seats booked", "seats of the departures, as a mean over these"),
+        extra=measure("ratio", "sum of the occupancies", "departures"),
     ),
 ]
 Place = Annotated[str | None, Meta(description="Name of the place; null if unknown.", examples=["Ikeja"])]
@@ -94,7 +94,11 @@ class RoutesInCity(Struct, kw_only=True):
     ]
     active: Annotated[
         int,
-        Meta(description="Those of them that are active at its end.", examples=[61], extra=measure("routes")),
+        Meta(
+            description="Routes created before the period's end that are active at its end.",
+            examples=[61],
+            extra=measure("routes"),
+        ),
     ]
 
 
@@ -109,7 +113,9 @@ class RoutesInState(Struct, kw_only=True):
     active: Annotated[
         int,
         Meta(
-            description="Those of them that are active at its end.", examples=[104], extra=measure("routes")
+            description="Routes created before the period's end that are active at its end.",
+            examples=[104],
+            extra=measure("routes"),
         ),
     ]
 
@@ -140,19 +146,23 @@ class PopularRoute(Struct, kw_only=True):
     confirmed: Annotated[
         int,
         Meta(
-            description="Those of them confirmed since.",
+            description="Bookings created in the period and confirmed since.",
             examples=[12],
             extra=measure("bookings", basis="cohort"),
         ),
     ]
     seats_booked: Annotated[
         int,
-        Meta(description="Seats of those confirmed.", examples=[20], extra=measure("seats", basis="cohort")),
+        Meta(
+            description="Seats of the bookings created in the period and confirmed since.",
+            examples=[20],
+            extra=measure("seats", basis="cohort"),
+        ),
     ]
     revenue: Annotated[
         Money,
         Meta(
-            description="Payments that succeeded for those bookings.",
+            description="Sum of `amount` of the payments that succeeded for the bookings created in the period.",
             examples=[{"NGN": "48000.00"}],
             extra=measure("money by currency", basis="cohort"),
         ),

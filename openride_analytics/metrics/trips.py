@@ -62,12 +62,18 @@ class TripMetrics(Struct, kw_only=True):
     p50_duration_minutes: Annotated[
         float | None,
         Meta(
-            description="Median of the same, linear interpolation.", examples=[34.0], extra=measure("minutes")
+            description="Median `duration_minutes` of the trips completed, linear interpolation.",
+            examples=[34.0],
+            extra=measure("minutes"),
         ),
     ]
     p95_duration_minutes: Annotated[
         float | None,
-        Meta(description="95th percentile of the same.", examples=[88.1], extra=measure("minutes")),
+        Meta(
+            description="95th percentile of `duration_minutes` of the trips completed.",
+            examples=[88.1],
+            extra=measure("minutes"),
+        ),
     ]
     average_distance_km: Annotated[
         float | None,
@@ -80,14 +86,18 @@ class TripMetrics(Struct, kw_only=True):
     p50_distance_km: Annotated[
         float | None,
         Meta(
-            description="Median of the same, linear interpolation.",
+            description="Median `distance_km` of the trips completed, linear interpolation.",
             examples=[14.2],
             extra=measure("kilometres"),
         ),
     ]
     p95_distance_km: Annotated[
         float | None,
-        Meta(description="95th percentile of the same.", examples=[49.7], extra=measure("kilometres")),
+        Meta(
+            description="95th percentile of `distance_km` of the trips completed.",
+            examples=[49.7],
+            extra=measure("kilometres"),
+        ),
     ]
     on_time_rate: Annotated[
         float | None,
@@ -101,7 +111,7 @@ class TripMetrics(Struct, kw_only=True):
     driver_earnings: Annotated[
         Money,
         Meta(
-            description="Sum over the trips completed.",
+            description="Sum of `driver_earnings` over the trips completed.",
             examples=[{"NGN": "2809600.00"}],
             extra=measure("money by currency"),
         ),
@@ -109,7 +119,7 @@ class TripMetrics(Struct, kw_only=True):
     platform_commission: Annotated[
         Money,
         Meta(
-            description="Sum over the trips completed.",
+            description="Sum of `platform_commission` over the trips completed.",
             examples=[{"NGN": "702400.00"}],
             extra=measure("money by currency"),
         ),

@@ -54,16 +54,24 @@ class UserMetrics(Struct, kw_only=True):
     ]
     wau: Annotated[
         int,
-        Meta(description="… in the 7 local days ending with it.", examples=[2301], extra=measure("users")),
+        Meta(
+            description="Distinct users who acted in the 7 local days ending with the period's last.",
+            examples=[2301],
+            extra=measure("users"),
+        ),
     ]
     mau: Annotated[
         int,
-        Meta(description="… in the 30 local days ending with it.", examples=[5190], extra=measure("users")),
+        Meta(
+            description="Distinct users who acted in the 30 local days ending with the period's last.",
+            examples=[5190],
+            extra=measure("users"),
+        ),
     ]
     stickiness: Annotated[
         float | None,
         Meta(
-            description="Mean daily active users over those 30 days ÷ `mau`.",
+            description="Mean daily active users over the 30 days of `mau` ÷ `mau`.",
             examples=[0.21],
             extra=measure("ratio", "mean daily active users over 30 days", "mau"),
         ),
@@ -103,7 +111,7 @@ class UserMetrics(Struct, kw_only=True):
     verified_drivers: Annotated[
         int,
         Meta(
-            description="Drivers whose latest KYC result before then is VERIFIED.",
+            description="Drivers whose latest KYC result before the period's end is VERIFIED.",
             examples=[1290],
             extra=measure("users"),
         ),
