@@ -13,12 +13,16 @@ from zoneinfo import ZoneInfo
 
 Granularity = Literal["hour", "day", "week", "month", "none"]
 GRANULARITIES: Final = get_args(Granularity)
+Unit = Literal["day", "week", "month"]
+UNITS: Final = get_args(Unit)
 
 MAX_BUCKETS: Final = 10_000
 MAX_YEARS: Final = 3
 DEFAULT_DAYS: Final = 30
 _FIRST_YEAR: Final = 1971
 _LAST_YEAR: Final = 2199
+END_OF_TIME_MS: Final = 7_258_118_400_000
+"""The year 2200 in Unix milliseconds: later than any event."""
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
 # An unescaped "+" in a query string arrives as a space.
@@ -127,6 +131,24 @@ class Period:
         ]
         return [*starts, min(self.end, self._instant(datetime.combine(last + timedelta(days=1), time())))]
 
+    def units(self, unit: Unit, further: int) -> tuple[list[date], list[datetime]]:
+        """The whole local days, weeks or months that the period is in, by their first days.
+
+        Besides where each begins and, after them, where `further` more do. Not cut to the period.
+        """
+        day = self._wall(self.start).date()
+        day -= timedelta(days={"day": 0, "week": day.weekday(), "month": day.day - 1}[unit])
+        days: list[date] = []
+        begins: list[datetime] = []
+        while (beginning := self._instant(datetime.combine(day, time()))) < self.end or further:
+            if beginning < self.end:
+                days.append(day)
+            else:
+                further -= 1
+            begins.append(beginning)
+            day = self._following(unit, day)
+        return days, begins
+
     @property
     def spans(self) -> list[tuple[datetime, datetime]]:
         """The buckets as `[start, end)`."""
@@ -143,14 +165,19 @@ class Period:
             changed = following - beyond
             on_the_hour = changed > at and not self._past_the_hour(changed)
             return changed if on_the_hour else following + hour - beyond
-        day = self._wall(at).date()
-        if self.granularity == "day":
-            day += timedelta(days=1)
-        elif self.granularity == "week":
-            day += timedelta(days=7 - day.weekday())
-        else:
-            day = _add_months(day.replace(day=1), 1)
+        if self.granularity == "none":
+            return self.end
+        day = self._following(self.granularity, self._wall(at).date())
         return self._instant(datetime.combine(day, time()))
+
+    @staticmethod
+    def _following(unit: Unit, day: date) -> date:
+        """The first day of the next unit."""
+        if unit == "day":
+            return day + timedelta(days=1)
+        if unit == "week":
+            return day + timedelta(days=7 - day.weekday())
+        return _add_months(day.replace(day=1), 1)
 
     def _past_the_hour(self, at: datetime) -> timedelta:
         wall = self._wall(at)

@@ -14,16 +14,15 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
-from openride_analytics.http import health, problems
+from openride_analytics.http import analytics, health, metrics, problems
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
 from openride_analytics.http.ingest import ingest_status
-from openride_analytics.http.metrics import handlers
 from openride_analytics.service import Service
 from openride_analytics.warehouse import WarehouseError
 
-_DESCRIPTION = """Metrics of the carpooling platform.
+_DESCRIPTION = """Metrics and analytics of the carpooling platform.
 
 Every number is defined once; the same metric for the same period is the same everywhere. Periods are half-open, days
 are those of the `timezone`; rates are fractions and null where nothing is counted; money is exact, by currency, as text."""
@@ -74,7 +73,8 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
     }
     return Litestar(
         route_handlers=[
-            *handlers(),
+            *metrics.handlers(),
+            *analytics.handlers(),
             post_events,
             ingest_status,
             list_dead_letters,

@@ -1,22 +1,21 @@
 """`GET /v1/metrics/*`: parameters in, the question's answer out, by way of the cache."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation
-from litestar.openapi.spec import Parameter as OpenAPIParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from openride_analytics import catalogue
+from openride_analytics.http.answers import PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, question_key
-from openride_analytics.http.problems import MEDIA_TYPE, Problem
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
 from openride_analytics.service import Service
@@ -25,15 +24,6 @@ from openride_analytics.warehouse import Warehouse
 # A realtime answer is about this moment: it is shared by those who ask in the same second or two.
 _REALTIME_SECONDS: Final = 1.0
 _KEEP_ALIVE_SECONDS: Final = 15
-
-_PROBLEMS: Final = {
-    status: ResponseSpec(Problem, description=description, media_type=MEDIA_TYPE, generate_examples=False)
-    for status, description in (
-        (400, "A parameter cannot be used; `errors` names each."),
-        (503, "The data store does not answer; try again after `Retry-After` seconds."),
-        (504, "The query ran past its limit."),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -90,21 +80,12 @@ ENDPOINTS: Final = (
 
 def handlers() -> list[HTTPRouteHandler]:
     """The route handlers of all metrics endpoints."""
-    return [*(_handler(endpoint) for endpoint in ENDPOINTS), realtime_metrics, realtime_stream]
-
-
-def _documented(parameters: Iterable[str]) -> type[Operation]:
-    """An OpenAPI operation that lists these query parameters."""
-    listed: list[OpenAPIParameter] = [PARAMETERS[name].openapi for name in parameters]
-
-    @dataclass  # without it Operation's own __init__ would not call __post_init__
-    class Documented(Operation):
-        query: ClassVar = listed
-
-        def __post_init__(self) -> None:
-            self.parameters = [*(self.parameters or []), *self.query]
-
-    return Documented
+    return [
+        *(_handler(endpoint) for endpoint in ENDPOINTS),
+        realtime_metrics,
+        realtime_stream,
+        metric_definitions,
+    ]
 
 
 def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
@@ -116,12 +97,12 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         operation_id=f"metrics_{endpoint.name}",
         summary=endpoint.summary,
         tags=["Metrics"],
-        operation_class=_documented(parameters),
+        operation_class=documented(parameters),
         responses={
             200: ResponseSpec(
                 endpoint.answer, description="The metrics of the period.", generate_examples=False
             ),
-            **_PROBLEMS,
+            **PROBLEMS,
         },
     )
     async def handler(request: Request[Any, Any, State]) -> Response[bytes]:
@@ -133,7 +114,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         async def compute() -> bytes:
             return msgspec.json.encode(await endpoint.ask(service.warehouse, question))
 
-        return await _answered(request, question_key(endpoint.name, question), compute)
+        return await answered(request, question_key(endpoint.name, question), compute)
 
     return handler
 
@@ -143,19 +124,19 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
     operation_id="metrics_realtime",
     summary="What is going on just now",
     tags=["Metrics"],
-    operation_class=_documented(("timezone", "window_minutes")),
+    operation_class=documented(("timezone", "window_minutes")),
     responses={
         200: ResponseSpec(
             realtime.RealtimeAnswer, description="The window that ends now.", generate_examples=False
         ),
-        **_PROBLEMS,
+        **PROBLEMS,
     },
 )
 async def realtime_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
     """Counts over the last minutes."""
     query = Query(request.query_params.multi_items(), ("timezone", "window_minutes"))
     key, compute = _realtime(request, query)
-    return await _answered(request, key, compute, max_age_seconds=_REALTIME_SECONDS)
+    return await answered(request, key, compute, max_age_seconds=_REALTIME_SECONDS)
 
 
 @get(
@@ -164,12 +145,12 @@ async def realtime_metrics(request: Request[Any, Any, State]) -> Response[bytes]
     summary="The same as server-sent events",
     description="One event `metrics` every `interval_seconds`, each with the answer of `/v1/metrics/realtime`.",
     tags=["Metrics"],
-    operation_class=_documented(("timezone", "window_minutes", "interval_seconds")),
+    operation_class=documented(("timezone", "window_minutes", "interval_seconds")),
     responses={
         200: ResponseSpec(
             str, description="A stream of events.", media_type="text/event-stream", generate_examples=False
         ),
-        400: _PROBLEMS[400],
+        400: PROBLEMS[400],
     },
 )
 async def realtime_stream(request: Request[Any, Any, State]) -> ServerSentEvent:
@@ -212,23 +193,17 @@ def _realtime(request: Request[Any, Any, State], query: Query) -> tuple[str, Cal
     return f"realtime?{window}&{question.period.timezone.key}", compute
 
 
-async def _answered(
-    request: Request[Any, Any, State],
-    key: str,
-    compute: Callable[[], Awaitable[bytes]],
-    max_age_seconds: float | None = None,
-) -> Response[bytes]:
-    service: Service = request.app.state.service
-    answer = await service.answers.get(key, compute, max_age_seconds=max_age_seconds)
-    service.metrics.cache_requests.labels(answer.source).inc()
-    headers = {
-        "ETag": answer.etag,
-        "Cache-Control": "private, max-age=0, must-revalidate",
-        "Age": str(answer.age_seconds),
-        "X-Cache": answer.source,
-    }
-    # Proxies that compress make tags weak ones.
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if answer.etag in known:
-        return Response(b"", status_code=304, headers=headers)
-    return Response(answer.body, media_type="application/json", headers=headers)
+@get(
+    "/v1/metrics/definitions",
+    operation_id="metrics_definitions",
+    summary="What every metric means",
+    tags=["Metrics"],
+    responses={
+        200: ResponseSpec(
+            catalogue.MetricDefinitions, description="The catalogue of metrics.", generate_examples=False
+        )
+    },
+)
+async def metric_definitions() -> Response[bytes]:
+    """The same for as long as the service runs."""
+    return Response(msgspec.json.encode(catalogue.definitions()), media_type="application/json")

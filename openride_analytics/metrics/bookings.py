@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import bookings_kept
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
     BREAKDOWNS,
     PREVIOUS,
@@ -32,59 +33,116 @@ FILTERS: Final = frozenset({"city", "state", "currency", "route_id", "driver_id"
 class CancelledBy(Struct, kw_only=True):
     """Bookings cancelled, by who did it first; cancellations whose author is unknown are in none."""
 
-    RIDER: Annotated[int, Meta(description="Cancelled by the rider.", examples=[61])]
-    DRIVER: Annotated[int, Meta(description="Cancelled by the driver.", examples=[24])]
-    SYSTEM: Annotated[int, Meta(description="Cancelled by the platform.", examples=[5])]
+    RIDER: Annotated[
+        int, Meta(description="Cancelled by the rider.", examples=[61], extra=measure("bookings"))
+    ]
+    DRIVER: Annotated[
+        int, Meta(description="Cancelled by the driver.", examples=[24], extra=measure("bookings"))
+    ]
+    SYSTEM: Annotated[
+        int, Meta(description="Cancelled by the platform.", examples=[5], extra=measure("bookings"))
+    ]
 
 
 class BookingMetrics(Struct, kw_only=True):
     """Of a period or a bucket of it."""
 
-    created: Annotated[int, Meta(description="Distinct bookings with a `booking.created`.", examples=[1200])]
+    created: Annotated[
+        int,
+        Meta(
+            description="Distinct bookings with a `booking.created`.",
+            examples=[1200],
+            extra=measure("bookings"),
+        ),
+    ]
     confirmed: Annotated[
-        int, Meta(description="Distinct bookings with a `booking.confirmed`.", examples=[878])
+        int,
+        Meta(
+            description="Distinct bookings with a `booking.confirmed`.",
+            examples=[878],
+            extra=measure("bookings"),
+        ),
     ]
     cancelled: Annotated[
-        int, Meta(description="Distinct bookings with a `booking.cancelled`.", examples=[90])
+        int,
+        Meta(
+            description="Distinct bookings with a `booking.cancelled`.",
+            examples=[90],
+            extra=measure("bookings"),
+        ),
     ]
     completed: Annotated[
-        int, Meta(description="Distinct bookings with a `booking.completed`.", examples=[801])
+        int,
+        Meta(
+            description="Distinct bookings with a `booking.completed`.",
+            examples=[801],
+            extra=measure("bookings"),
+        ),
     ]
     conversion_rate: Annotated[
         float | None,
-        Meta(description="Of the bookings created, the share confirmed since.", examples=[0.7317]),
+        Meta(
+            description="Of the bookings created, the share confirmed since.",
+            examples=[0.7317],
+            extra=measure("ratio", "those of them confirmed since", "bookings created", basis="cohort"),
+        ),
     ]
     cancellation_rate: Annotated[
         float | None,
-        Meta(description="Of the bookings created, the share cancelled since.", examples=[0.075]),
+        Meta(
+            description="Of the bookings created, the share cancelled since.",
+            examples=[0.075],
+            extra=measure("ratio", "those of them cancelled since", "bookings created", basis="cohort"),
+        ),
     ]
     completion_rate: Annotated[
         float | None,
-        Meta(description="Of the bookings created, the share completed since.", examples=[0.6675]),
+        Meta(
+            description="Of the bookings created, the share completed since.",
+            examples=[0.6675],
+            extra=measure("ratio", "those of them completed since", "bookings created", basis="cohort"),
+        ),
     ]
     gross_booking_value: Annotated[
         Money,
-        Meta(description="Sum of `total_price` of the bookings confirmed.", examples=[{"NGN": "3512000.00"}]),
+        Meta(
+            description="Sum of `total_price` of the bookings confirmed.",
+            examples=[{"NGN": "3512000.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
     average_booking_value: Annotated[
         Money,
         Meta(
             description="`gross_booking_value` ÷ bookings confirmed, by currency.",
             examples=[{"NGN": "4000.00"}],
+            extra=measure("money by currency", "gross_booking_value", "bookings confirmed, by currency"),
         ),
     ]
     booking_frequency: Annotated[
         float | None,
-        Meta(description="Bookings created ÷ distinct riders ÷ (length in days ÷ 30).", examples=[3.4]),
+        Meta(
+            description="Bookings created ÷ distinct riders ÷ (length in days ÷ 30).",
+            examples=[3.4],
+            extra=measure(
+                "bookings per rider and 30 days", "bookings created", "distinct riders × length in days ÷ 30"
+            ),
+        ),
     ]
-    unique_riders: Annotated[int, Meta(description="Distinct riders who created a booking.", examples=[353])]
-    seats_booked: Annotated[int, Meta(description="Seats of the bookings confirmed.", examples=[1104])]
+    unique_riders: Annotated[
+        int,
+        Meta(description="Distinct riders who created a booking.", examples=[353], extra=measure("users")),
+    ]
+    seats_booked: Annotated[
+        int, Meta(description="Seats of the bookings confirmed.", examples=[1104], extra=measure("seats"))
+    ]
     cancelled_by: Annotated[CancelledBy, Meta(description="Bookings cancelled, by who did it.")]
     median_minutes_to_confirm: Annotated[
         float | None,
         Meta(
             description="Of the bookings created and since confirmed: median minutes in between.",
             examples=[3.2],
+            extra=measure("minutes", basis="cohort"),
         ),
     ]
 

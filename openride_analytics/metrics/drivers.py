@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import users_kept
+from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import (
     BREAKDOWNS,
     PREVIOUS,
@@ -42,22 +43,31 @@ SORTS: Final = get_args(Sort)
 _RETENTION_DAYS: Final = (7, 30, 90)
 _DAY_MS: Final = 86_400_000
 
-Amount = Annotated[str, Meta(description="Exact amount, decimal text.", examples=["45200.00"])]
+
+def _amount(description: str, numerator: str | None = None, denominator: str | None = None) -> Meta:
+    return Meta(
+        description=f"{description} Exact, decimal text.",
+        examples=["45200.00"],
+        extra=measure("money", numerator, denominator),
+    )
 
 
 class Earnings(Struct, kw_only=True):
     """The distribution of the drivers' summed earnings in one currency (linear interpolation)."""
 
-    min: Amount
-    p10: Amount
-    p25: Amount
-    p50: Amount
-    p75: Amount
-    p90: Amount
-    p95: Amount
-    p99: Amount
-    max: Amount
-    mean: Amount
+    min: Annotated[str, _amount("Least of the drivers' summed earnings.")]
+    p10: Annotated[str, _amount("10th percentile of the drivers' summed earnings.")]
+    p25: Annotated[str, _amount("25th percentile of the drivers' summed earnings.")]
+    p50: Annotated[str, _amount("Median of the drivers' summed earnings.")]
+    p75: Annotated[str, _amount("75th percentile of the drivers' summed earnings.")]
+    p90: Annotated[str, _amount("90th percentile of the drivers' summed earnings.")]
+    p95: Annotated[str, _amount("95th percentile of the drivers' summed earnings.")]
+    p99: Annotated[str, _amount("99th percentile of the drivers' summed earnings.")]
+    max: Annotated[str, _amount("Most of the drivers' summed earnings.")]
+    mean: Annotated[
+        str,
+        _amount("Mean of the drivers' summed earnings.", "summed earnings", "drivers with a completed trip"),
+    ]
 
 
 _PERCENTILES: Final = {
@@ -77,26 +87,53 @@ class DriverRetention(Struct, kw_only=True):
     """Who came back."""
 
     day: Annotated[
-        int, Meta(description="N: another completed trip at least N × 24 h after the first.", examples=[7])
+        int,
+        Meta(
+            description="N: another completed trip at least N × 24 h after the first.",
+            examples=[7],
+            extra=AXIS,
+        ),
     ]
     eligible: Annotated[
         int,
         Meta(
             description="Drivers whose first completed trip is in the period and at least N days ago.",
             examples=[50],
+            extra=measure("users", basis="cohort"),
         ),
     ]
-    retained: Annotated[int, Meta(description="Those of them with such a trip.", examples=[33])]
-    rate: Annotated[float | None, Meta(description="`retained` ÷ `eligible`.", examples=[0.66])]
+    retained: Annotated[
+        int,
+        Meta(
+            description="Those of the eligible drivers with another completed trip at least N × 24 h after the first.",
+            examples=[33],
+            extra=measure("users", basis="cohort"),
+        ),
+    ]
+    rate: Annotated[
+        float | None,
+        Meta(
+            description="`retained` ÷ `eligible`.",
+            examples=[0.66],
+            extra=measure("ratio", "retained", "eligible", basis="cohort"),
+        ),
+    ]
 
 
 class DriverMetrics(Struct, kw_only=True):
     """Of a period."""
 
     active_drivers: Annotated[
-        int, Meta(description="Distinct drivers with a `trip.started` or `trip.completed`.", examples=[410])
+        int,
+        Meta(
+            description="Distinct drivers with a `trip.started` or `trip.completed`.",
+            examples=[410],
+            extra=measure("users"),
+        ),
     ]
-    online_drivers: Annotated[int, Meta(description="Distinct drivers with a location.", examples=[468])]
+    online_drivers: Annotated[
+        int, Meta(description="Distinct drivers with a location.", examples=[468], extra=measure("users"))
+    ]
     earnings: Annotated[
         dict[str, Earnings],
         Meta(
@@ -105,7 +142,14 @@ class DriverMetrics(Struct, kw_only=True):
         ),
     ]
     average_earnings_per_trip: Annotated[
-        Money, Meta(description="Earnings ÷ trips completed, by currency.", examples=[{"NGN": "3503.24"}])
+        Money,
+        Meta(
+            description="Earnings ÷ trips completed, by currency.",
+            examples=[{"NGN": "3503.24"}],
+            extra=measure(
+                "money by currency", "sum of driver_earnings", "trips completed with earnings, by currency"
+            ),
+        ),
     ]
     retention: Annotated[
         list[DriverRetention],
@@ -117,10 +161,16 @@ class DriverBucket(Bucket, kw_only=True):
     """One bucket of the series."""
 
     active_drivers: Annotated[
-        int, Meta(description="Distinct drivers with a trip started or completed in it.", examples=[120])
+        int,
+        Meta(
+            description="Distinct drivers with a trip started or completed in it.",
+            examples=[120],
+            extra=measure("users"),
+        ),
     ]
     online_drivers: Annotated[
-        int, Meta(description="Distinct drivers with a location in it.", examples=[140])
+        int,
+        Meta(description="Distinct drivers with a location in it.", examples=[140], extra=measure("users")),
     ]
 
 
@@ -130,9 +180,26 @@ class TopDriver(Struct, kw_only=True):
     driver_id: Annotated[
         str, Meta(description="The driver.", examples=["6b1d0a3e-94a1-4b0e-9f0e-0c9f3f1c2d4e"])
     ]
-    trips: Annotated[int, Meta(description="Distinct trips completed in the period.", examples=[9])]
-    distance_km: Annotated[float, Meta(description="Their summed distance.", examples=[88.1])]
-    earnings: Annotated[Money, Meta(description="Their summed earnings.", examples=[{"NGN": "31500.00"}])]
+    trips: Annotated[
+        int,
+        Meta(
+            description="Distinct trips that the driver completed in the period.",
+            examples=[9],
+            extra=measure("trips"),
+        ),
+    ]
+    distance_km: Annotated[
+        float,
+        Meta(description="Summed distance of these trips.", examples=[88.1], extra=measure("kilometres")),
+    ]
+    earnings: Annotated[
+        Money,
+        Meta(
+            description="Summed `driver_earnings` of these trips.",
+            examples=[{"NGN": "31500.00"}],
+            extra=measure("money by currency"),
+        ),
+    ]
 
 
 class PreviousDrivers(PreviousHead, kw_only=True):

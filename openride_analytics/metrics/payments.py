@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import payments_kept
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
     BREAKDOWNS,
     PREVIOUS,
@@ -34,17 +35,47 @@ class PaymentMetrics(Struct, kw_only=True):
     """Of a period or a bucket of it."""
 
     initiated: Annotated[
-        int, Meta(description="Distinct payments with a `payment.initiated`.", examples=[950])
+        int,
+        Meta(
+            description="Distinct payments with a `payment.initiated`.",
+            examples=[950],
+            extra=measure("payments"),
+        ),
     ]
-    succeeded: Annotated[int, Meta(description="Distinct payments with a `payment.success`.", examples=[880])]
-    failed: Annotated[int, Meta(description="Distinct payments with a `payment.failed`.", examples=[91])]
-    refunded: Annotated[int, Meta(description="Distinct payments with a `payment.refunded`.", examples=[31])]
+    succeeded: Annotated[
+        int,
+        Meta(
+            description="Distinct payments with a `payment.success`.",
+            examples=[880],
+            extra=measure("payments"),
+        ),
+    ]
+    failed: Annotated[
+        int,
+        Meta(
+            description="Distinct payments with a `payment.failed`.", examples=[91], extra=measure("payments")
+        ),
+    ]
+    refunded: Annotated[
+        int,
+        Meta(
+            description="Distinct payments with a `payment.refunded`.",
+            examples=[31],
+            extra=measure("payments"),
+        ),
+    ]
     success_rate: Annotated[
         float | None,
         Meta(
             description="Of the payments initiated that have an outcome by now, the share that succeeded; "
             "one that failed and then succeeded counts as succeeded.",
             examples=[0.9263],
+            extra=measure(
+                "ratio",
+                "those of them that succeeded",
+                "payments initiated that have an outcome by now",
+                basis="cohort",
+            ),
         ),
     ]
     average_processing_time_ms: Annotated[
@@ -53,33 +84,60 @@ class PaymentMetrics(Struct, kw_only=True):
             description="Mean over the payments that succeeded: `processing_time_ms` where sent, else the time "
             "from initiation to success, else left out. Milliseconds.",
             examples=[2310.5],
+            extra=measure(
+                "milliseconds",
+                "sum of the processing times known",
+                "payments that succeeded with a processing time known",
+            ),
         ),
     ]
     p50_processing_time_ms: Annotated[
         float | None,
-        Meta(description="Median of the same, linear interpolation. Milliseconds.", examples=[1980.0]),
+        Meta(
+            description="Median of the processing times of the payments that succeeded, linear interpolation. Milliseconds.",
+            examples=[1980.0],
+            extra=measure("milliseconds"),
+        ),
     ]
     p95_processing_time_ms: Annotated[
-        float | None, Meta(description="95th percentile of the same. Milliseconds.", examples=[6120.4])
+        float | None,
+        Meta(
+            description="95th percentile of the processing times. Milliseconds.",
+            examples=[6120.4],
+            extra=measure("milliseconds"),
+        ),
     ]
     refund_rate: Annotated[
         float | None,
-        Meta(description="Of the payments that succeeded, the share refunded since.", examples=[0.0352]),
+        Meta(
+            description="Of the payments that succeeded, the share refunded since.",
+            examples=[0.0352],
+            extra=measure("ratio", "those of them refunded since", "payments that succeeded", basis="cohort"),
+        ),
     ]
     revenue: Annotated[
         Money,
-        Meta(description="Sum of `amount` of the payments that succeeded.", examples=[{"NGN": "3512000.00"}]),
+        Meta(
+            description="Sum of `amount` of the payments that succeeded.",
+            examples=[{"NGN": "3512000.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
     refunded_amount: Annotated[
         Money,
         Meta(
             description="Sum of `refund_amount` of the refund events, partial ones too.",
             examples=[{"NGN": "98000.00"}],
+            extra=measure("money by currency", additive=True),
         ),
     ]
     net_revenue: Annotated[
         Money,
-        Meta(description="`revenue` − `refunded_amount`, by currency.", examples=[{"NGN": "3414000.00"}]),
+        Meta(
+            description="`revenue` − `refunded_amount`, by currency.",
+            examples=[{"NGN": "3414000.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
 
 
@@ -96,18 +154,40 @@ class PaymentsBy(Struct, kw_only=True):
     value: Annotated[
         str | None, Meta(description="The method or provider; null if not named.", examples=["card"])
     ]
-    initiated: Annotated[int, Meta(description="Distinct payments initiated with it.", examples=[860])]
-    succeeded: Annotated[int, Meta(description="Distinct payments that succeeded with it.", examples=[800])]
-    failed: Annotated[int, Meta(description="Distinct payments that failed with it.", examples=[77])]
+    initiated: Annotated[
+        int,
+        Meta(description="Distinct payments initiated with it.", examples=[860], extra=measure("payments")),
+    ]
+    succeeded: Annotated[
+        int,
+        Meta(
+            description="Distinct payments that succeeded with it.", examples=[800], extra=measure("payments")
+        ),
+    ]
+    failed: Annotated[
+        int,
+        Meta(description="Distinct payments that failed with it.", examples=[77], extra=measure("payments")),
+    ]
     success_rate: Annotated[
         float | None,
         Meta(
             description="Of those initiated that have an outcome by now, the share that succeeded.",
             examples=[0.93],
+            extra=measure(
+                "ratio",
+                "those of them that succeeded",
+                "payments initiated that have an outcome by now",
+                basis="cohort",
+            ),
         ),
     ]
     revenue: Annotated[
-        Money, Meta(description="Sum of `amount` of those that succeeded.", examples=[{"NGN": "3100000.00"}])
+        Money,
+        Meta(
+            description="Sum of `amount` of those that succeeded.",
+            examples=[{"NGN": "3100000.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
 
 
@@ -115,7 +195,10 @@ class FailuresBy(Struct, kw_only=True):
     """Failures by their code."""
 
     value: Annotated[str | None, Meta(description="`error_code`.", examples=["INSUFFICIENT_FUNDS"])]
-    failed: Annotated[int, Meta(description="Distinct payments that failed with it.", examples=[40])]
+    failed: Annotated[
+        int,
+        Meta(description="Distinct payments that failed with it.", examples=[40], extra=measure("payments")),
+    ]
 
 
 class PaymentBreakdowns(Struct, kw_only=True):

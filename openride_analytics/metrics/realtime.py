@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
 
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
     AnswerHead,
     Bucket,
@@ -24,22 +25,44 @@ from openride_analytics.warehouse import Warehouse
 class RealtimeMetrics(Struct, kw_only=True):
     """Over the trailing window, unless said otherwise."""
 
-    bookings_created: Annotated[int, Meta(description="Distinct bookings created.", examples=[42])]
-    bookings_confirmed: Annotated[int, Meta(description="Distinct bookings confirmed.", examples=[37])]
-    bookings_cancelled: Annotated[int, Meta(description="Distinct bookings cancelled.", examples=[4])]
-    payments_succeeded: Annotated[int, Meta(description="Distinct payments that succeeded.", examples=[38])]
-    payments_failed: Annotated[int, Meta(description="Distinct payments that failed.", examples=[3])]
+    bookings_created: Annotated[
+        int, Meta(description="Distinct bookings created.", examples=[42], extra=measure("bookings"))
+    ]
+    bookings_confirmed: Annotated[
+        int, Meta(description="Distinct bookings confirmed.", examples=[37], extra=measure("bookings"))
+    ]
+    bookings_cancelled: Annotated[
+        int, Meta(description="Distinct bookings cancelled.", examples=[4], extra=measure("bookings"))
+    ]
+    payments_succeeded: Annotated[
+        int, Meta(description="Distinct payments that succeeded.", examples=[38], extra=measure("payments"))
+    ]
+    payments_failed: Annotated[
+        int, Meta(description="Distinct payments that failed.", examples=[3], extra=measure("payments"))
+    ]
     revenue: Annotated[
         Money,
-        Meta(description="Sum of `amount` of the payments that succeeded.", examples=[{"NGN": "151000.00"}]),
+        Meta(
+            description="Sum of `amount` of the payments that succeeded.",
+            examples=[{"NGN": "151000.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
-    trips_started: Annotated[int, Meta(description="Distinct trips started.", examples=[29])]
-    trips_completed: Annotated[int, Meta(description="Distinct trips completed.", examples=[31])]
-    active_riders: Annotated[int, Meta(description="Distinct riders who acted.", examples=[77])]
+    trips_started: Annotated[
+        int, Meta(description="Distinct trips started.", examples=[29], extra=measure("trips"))
+    ]
+    trips_completed: Annotated[
+        int, Meta(description="Distinct trips completed.", examples=[31], extra=measure("trips"))
+    ]
+    active_riders: Annotated[
+        int, Meta(description="Distinct riders who acted.", examples=[77], extra=measure("users"))
+    ]
     active_trips: Annotated[
         int,
         Meta(
-            description="Trips started in the last 24 hours, not yet completed or cancelled.", examples=[18]
+            description="Trips started in the last 24 hours, not yet completed or cancelled.",
+            examples=[18],
+            extra=measure("trips"),
         ),
     ]
     active_drivers: Annotated[
@@ -47,10 +70,16 @@ class RealtimeMetrics(Struct, kw_only=True):
         Meta(
             description="Distinct drivers with a location or a trip event in the last 15 minutes.",
             examples=[25],
+            extra=measure("users"),
         ),
     ]
     events_per_second: Annotated[
-        float, Meta(description="Events stored in the last 60 seconds ÷ 60.", examples=[51.3])
+        float,
+        Meta(
+            description="Events stored in the last 60 seconds ÷ 60.",
+            examples=[51.3],
+            extra=measure("events per second", "events stored in the last 60 seconds", "60 seconds"),
+        ),
     ]
     ingest_lag_seconds: Annotated[
         float | None,
@@ -58,6 +87,7 @@ class RealtimeMetrics(Struct, kw_only=True):
             description="95th percentile, over the events stored in the last 5 minutes, of the time from arrival to "
             "being stored; null if there were none.",
             examples=[0.62],
+            extra=measure("seconds"),
         ),
     ]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import routes_kept
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
     BREAKDOWNS,
     PREVIOUS,
@@ -38,6 +39,7 @@ Utilization = Annotated[
         description="Mean occupancy of the departures in the period (a route and a `scheduled_departure`) with at least "
         "one booking that is confirmed and not cancelled: the seats of these ÷ the route's seats, at most 1.",
         examples=[0.61],
+        extra=measure("ratio", "sum of the occupancies", "departures"),
     ),
 ]
 Place = Annotated[str | None, Meta(description="Name of the place; null if unknown.", examples=["Ikeja"])]
@@ -46,9 +48,18 @@ Place = Annotated[str | None, Meta(description="Name of the place; null if unkno
 class RouteCounts(Struct, kw_only=True):
     """Of a period or a bucket of it."""
 
-    created: Annotated[int, Meta(description="Distinct routes with a `route.created`.", examples=[31])]
-    activated: Annotated[int, Meta(description="Distinct routes with a `route.activated`.", examples=[40])]
-    cancelled: Annotated[int, Meta(description="Distinct routes with a `route.cancelled`.", examples=[6])]
+    created: Annotated[
+        int,
+        Meta(description="Distinct routes with a `route.created`.", examples=[31], extra=measure("routes")),
+    ]
+    activated: Annotated[
+        int,
+        Meta(description="Distinct routes with a `route.activated`.", examples=[40], extra=measure("routes")),
+    ]
+    cancelled: Annotated[
+        int,
+        Meta(description="Distinct routes with a `route.cancelled`.", examples=[6], extra=measure("routes")),
+    ]
 
 
 class RouteMetrics(RouteCounts, kw_only=True):
@@ -59,6 +70,7 @@ class RouteMetrics(RouteCounts, kw_only=True):
         Meta(
             description="Routes whose latest activation or cancellation before the period's end is an activation.",
             examples=[260],
+            extra=measure("routes"),
         ),
     ]
     utilization: Utilization
@@ -76,16 +88,36 @@ class RoutesInCity(Struct, kw_only=True):
 
     value: Place
     state: Place
-    routes: Annotated[int, Meta(description="Routes created before the period's end.", examples=[80])]
-    active: Annotated[int, Meta(description="Those of them that are active at its end.", examples=[61])]
+    routes: Annotated[
+        int,
+        Meta(description="Routes created before the period's end.", examples=[80], extra=measure("routes")),
+    ]
+    active: Annotated[
+        int,
+        Meta(
+            description="Routes created before the period's end that are active at its end.",
+            examples=[61],
+            extra=measure("routes"),
+        ),
+    ]
 
 
 class RoutesInState(Struct, kw_only=True):
     """Routes created up to the period's end by the state they begin in."""
 
     value: Place
-    routes: Annotated[int, Meta(description="Routes created before the period's end.", examples=[140])]
-    active: Annotated[int, Meta(description="Those of them that are active at its end.", examples=[104])]
+    routes: Annotated[
+        int,
+        Meta(description="Routes created before the period's end.", examples=[140], extra=measure("routes")),
+    ]
+    active: Annotated[
+        int,
+        Meta(
+            description="Routes created before the period's end that are active at its end.",
+            examples=[104],
+            extra=measure("routes"),
+        ),
+    ]
 
 
 class RouteBreakdowns(Struct, kw_only=True):
@@ -108,11 +140,32 @@ class PopularRoute(Struct, kw_only=True):
     origin_state: Place
     destination_city: Place
     destination_state: Place
-    bookings: Annotated[int, Meta(description="Bookings created in the period.", examples=[15])]
-    confirmed: Annotated[int, Meta(description="Those of them confirmed since.", examples=[12])]
-    seats_booked: Annotated[int, Meta(description="Seats of those confirmed.", examples=[20])]
+    bookings: Annotated[
+        int, Meta(description="Bookings created in the period.", examples=[15], extra=measure("bookings"))
+    ]
+    confirmed: Annotated[
+        int,
+        Meta(
+            description="Bookings created in the period and confirmed since.",
+            examples=[12],
+            extra=measure("bookings", basis="cohort"),
+        ),
+    ]
+    seats_booked: Annotated[
+        int,
+        Meta(
+            description="Seats of the bookings created in the period and confirmed since.",
+            examples=[20],
+            extra=measure("seats", basis="cohort"),
+        ),
+    ]
     revenue: Annotated[
-        Money, Meta(description="Payments that succeeded for those bookings.", examples=[{"NGN": "48000.00"}])
+        Money,
+        Meta(
+            description="Sum of `amount` of the payments that succeeded for the bookings created in the period.",
+            examples=[{"NGN": "48000.00"}],
+            extra=measure("money by currency", basis="cohort"),
+        ),
     ]
     utilization: Utilization
 

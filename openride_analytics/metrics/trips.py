@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from msgspec import Meta, Struct
 
 from openride_analytics.metrics.filters import trips_kept
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
     BREAKDOWNS,
     PREVIOUS,
@@ -31,33 +32,72 @@ FILTERS: Final = frozenset({"city", "state", "currency", "route_id", "driver_id"
 class TripMetrics(Struct, kw_only=True):
     """Of a period or a bucket of it."""
 
-    started: Annotated[int, Meta(description="Distinct trips with a `trip.started`.", examples=[815])]
-    completed: Annotated[int, Meta(description="Distinct trips with a `trip.completed`.", examples=[802])]
-    cancelled: Annotated[int, Meta(description="Distinct trips with a `trip.cancelled`.", examples=[19])]
+    started: Annotated[
+        int, Meta(description="Distinct trips with a `trip.started`.", examples=[815], extra=measure("trips"))
+    ]
+    completed: Annotated[
+        int,
+        Meta(description="Distinct trips with a `trip.completed`.", examples=[802], extra=measure("trips")),
+    ]
+    cancelled: Annotated[
+        int,
+        Meta(description="Distinct trips with a `trip.cancelled`.", examples=[19], extra=measure("trips")),
+    ]
     completion_rate: Annotated[
         float | None,
         Meta(
             description="Of the trips that ended (completed or cancelled), the share completed.",
             examples=[0.9769],
+            extra=measure("ratio", "trips completed", "trips completed or cancelled"),
         ),
     ]
     average_duration_minutes: Annotated[
-        float | None, Meta(description="Mean `duration_minutes` of the trips completed.", examples=[38.4])
+        float | None,
+        Meta(
+            description="Mean `duration_minutes` of the trips completed.",
+            examples=[38.4],
+            extra=measure("minutes", "sum of their durations", "trips completed with a duration"),
+        ),
     ]
     p50_duration_minutes: Annotated[
-        float | None, Meta(description="Median of the same, linear interpolation.", examples=[34.0])
+        float | None,
+        Meta(
+            description="Median `duration_minutes` of the trips completed, linear interpolation.",
+            examples=[34.0],
+            extra=measure("minutes"),
+        ),
     ]
     p95_duration_minutes: Annotated[
-        float | None, Meta(description="95th percentile of the same.", examples=[88.1])
+        float | None,
+        Meta(
+            description="95th percentile of `duration_minutes` of the trips completed.",
+            examples=[88.1],
+            extra=measure("minutes"),
+        ),
     ]
     average_distance_km: Annotated[
-        float | None, Meta(description="Mean `distance_km` of the trips completed.", examples=[17.9])
+        float | None,
+        Meta(
+            description="Mean `distance_km` of the trips completed.",
+            examples=[17.9],
+            extra=measure("kilometres", "sum of their distances", "trips completed with a distance"),
+        ),
     ]
     p50_distance_km: Annotated[
-        float | None, Meta(description="Median of the same, linear interpolation.", examples=[14.2])
+        float | None,
+        Meta(
+            description="Median `distance_km` of the trips completed, linear interpolation.",
+            examples=[14.2],
+            extra=measure("kilometres"),
+        ),
     ]
     p95_distance_km: Annotated[
-        float | None, Meta(description="95th percentile of the same.", examples=[49.7])
+        float | None,
+        Meta(
+            description="95th percentile of `distance_km` of the trips completed.",
+            examples=[49.7],
+            extra=measure("kilometres"),
+        ),
     ]
     on_time_rate: Annotated[
         float | None,
@@ -65,13 +105,24 @@ class TripMetrics(Struct, kw_only=True):
             description="Of the trips started, the share with `actual_departure` at most `on_time_minutes` (10 unless "
             "configured) after `scheduled_departure`.",
             examples=[0.86],
+            extra=measure("ratio", "those of them that left on time", "trips started"),
         ),
     ]
     driver_earnings: Annotated[
-        Money, Meta(description="Sum over the trips completed.", examples=[{"NGN": "2809600.00"}])
+        Money,
+        Meta(
+            description="Sum of `driver_earnings` over the trips completed.",
+            examples=[{"NGN": "2809600.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
     platform_commission: Annotated[
-        Money, Meta(description="Sum over the trips completed.", examples=[{"NGN": "702400.00"}])
+        Money,
+        Meta(
+            description="Sum of `platform_commission` over the trips completed.",
+            examples=[{"NGN": "702400.00"}],
+            extra=measure("money by currency"),
+        ),
     ]
 
 

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from openride_analytics.metrics.acting import ACTING
 from openride_analytics.metrics.filters import users_kept
+from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
     BREAKDOWNS,
     PREVIOUS,
@@ -39,55 +40,118 @@ _WEEK_DAYS: Final = 7
 class UserMetrics(Struct, kw_only=True):
     """Of a period."""
 
-    active_users: Annotated[int, Meta(description="Distinct users who acted in the period.", examples=[5210])]
-    dau: Annotated[
-        int, Meta(description="Distinct users who acted in the last local day of the period.", examples=[812])
+    active_users: Annotated[
+        int,
+        Meta(description="Distinct users who acted in the period.", examples=[5210], extra=measure("users")),
     ]
-    wau: Annotated[int, Meta(description="… in the 7 local days ending with it.", examples=[2301])]
-    mau: Annotated[int, Meta(description="… in the 30 local days ending with it.", examples=[5190])]
+    dau: Annotated[
+        int,
+        Meta(
+            description="Distinct users who acted in the last local day of the period.",
+            examples=[812],
+            extra=measure("users"),
+        ),
+    ]
+    wau: Annotated[
+        int,
+        Meta(
+            description="Distinct users who acted in the 7 local days ending with the period's last.",
+            examples=[2301],
+            extra=measure("users"),
+        ),
+    ]
+    mau: Annotated[
+        int,
+        Meta(
+            description="Distinct users who acted in the 30 local days ending with the period's last.",
+            examples=[5190],
+            extra=measure("users"),
+        ),
+    ]
     stickiness: Annotated[
         float | None,
-        Meta(description="Mean daily active users over those 30 days ÷ `mau`.", examples=[0.21]),
+        Meta(
+            description="Mean daily active users over the 30 days of `mau` ÷ `mau`.",
+            examples=[0.21],
+            extra=measure("ratio", "mean daily active users over 30 days", "mau"),
+        ),
     ]
     registrations: Annotated[
-        int, Meta(description="Distinct users with a `user.registered`.", examples=[640])
+        int,
+        Meta(description="Distinct users with a `user.registered`.", examples=[640], extra=measure("users")),
     ]
     growth_rate: Annotated[
         float | None,
         Meta(
             description="(registrations − those of the previous period) ÷ those of the previous period.",
             examples=[0.12],
+            extra=measure(
+                "ratio",
+                "registrations − those of the previous period",
+                "registrations of the previous period",
+            ),
         ),
     ]
     total_users: Annotated[
-        int, Meta(description="Distinct users registered before the period's end.", examples=[18400])
+        int,
+        Meta(
+            description="Distinct users registered before the period's end.",
+            examples=[18400],
+            extra=measure("users"),
+        ),
     ]
     drivers: Annotated[
         int,
         Meta(
             description="Distinct users who registered as a driver or were upgraded before the period's end.",
             examples=[1420],
+            extra=measure("users"),
         ),
     ]
     verified_drivers: Annotated[
-        int, Meta(description="Drivers whose latest KYC result before then is VERIFIED.", examples=[1290])
+        int,
+        Meta(
+            description="Drivers whose latest KYC result before the period's end is VERIFIED.",
+            examples=[1290],
+            extra=measure("users"),
+        ),
     ]
     kyc_completion_rate: Annotated[
-        float | None, Meta(description="`verified_drivers` ÷ `drivers`.", examples=[0.9085])
+        float | None,
+        Meta(
+            description="`verified_drivers` ÷ `drivers`.",
+            examples=[0.9085],
+            extra=measure("ratio", "verified_drivers", "drivers"),
+        ),
     ]
     activated_drivers: Annotated[
-        int, Meta(description="Drivers with a route that is active at the period's end.", examples=[1003])
+        int,
+        Meta(
+            description="Drivers with a route that is active at the period's end.",
+            examples=[1003],
+            extra=measure("users"),
+        ),
     ]
     driver_activation_rate: Annotated[
-        float | None, Meta(description="`activated_drivers` ÷ `drivers`.", examples=[0.7063])
+        float | None,
+        Meta(
+            description="`activated_drivers` ÷ `drivers`.",
+            examples=[0.7063],
+            extra=measure("ratio", "activated_drivers", "drivers"),
+        ),
     ]
 
 
 class UserBucket(Bucket, kw_only=True):
     """One bucket of the series."""
 
-    active_users: Annotated[int, Meta(description="Distinct users who acted in the bucket.", examples=[790])]
-    registrations: Annotated[int, Meta(description="Distinct users who registered in it.", examples=[22])]
+    active_users: Annotated[
+        int,
+        Meta(description="Distinct users who acted in the bucket.", examples=[790], extra=measure("users")),
+    ]
+    registrations: Annotated[
+        int, Meta(description="Distinct users who registered in it.", examples=[22], extra=measure("users"))
+    ]
 
 
 class PreviousUsers(PreviousHead, kw_only=True):

@@ -11,9 +11,10 @@ from openride_analytics.demo.platform import Platform
 from openride_analytics.events import LOCATION_EVENT
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
-from tests.model import naive
-from tests.model.asked import answer, differences
-from tests.model.periods import Question, beginning_of
+from tests.model import analytics, naive
+from tests.model.asked import analytics_answer, answer, differences
+from tests.model.lives import METRICS_LIKE, WITH_POINTS
+from tests.model.periods import AnalyticsQuestion, Question, beginning_of
 from tests.model.streams import FILTER_VALUES, FILTERS
 from tests.model.test_metrics import DEPENDS_ON_ARRIVAL, ENDPOINTS
 from tests.stores import NOW as ACCEPTED
@@ -118,3 +119,52 @@ async def test_both_warehouses_answer_alike_and_as_the_model(
                         each["summary"].pop(field, None)
                 assert not differences(embedded, server)
                 assert not differences(getattr(naive, endpoint)(events, question), server)
+
+
+def analytics_questions(events: list[Event]) -> dict[tuple[str, str], AnalyticsQuestion]:
+    """Each endpoint of analytics by name, in several ways."""
+    zone = Question(NOW, NOW, LAGOS, now=NOW).zone
+    start, end = (beginning_of(datetime(2026, 4, day, tzinfo=UTC).date(), zone) for day in (16, 21))
+    state = Counter(event["state"] for event in events if event["event_type"] == "user.registered")
+
+    def asked(**more: Any) -> AnalyticsQuestion:
+        settings: dict[str, Any] = {"now": NOW, "granularity": "none"} | more
+        return AnalyticsQuestion(start, end, LAGOS, **settings)
+
+    return {
+        ("funnel", "as it is"): asked(),
+        ("funnel", "by state"): asked(breakdown="state", window_hours=30),
+        ("funnel", "by city, a step twice"): asked(
+            breakdown="city", steps=("booking.created", "booking.confirmed", "booking.created")
+        ),
+        ("funnel", "of drivers, in a state"): asked(
+            steps=("route.created", "route.activated"), state=state.most_common(1)[0][0]
+        ),
+        ("cohort", "weeks"): asked(),
+        ("cohort", "days"): asked(unit="day", activity="any", now=NOW + timedelta(days=20)),
+        ("cohort", "months, trips"): asked(unit="month", activity="trip", periods=2),
+        ("retention", "exact"): asked(days=(0, 1, 2)),
+        ("retention", "unbounded"): asked(days=(0, 1, 2), mode="unbounded", role="RIDER"),
+        **{
+            ("geographic", f"{metric} by {level}"): asked(metric=metric, level=level)
+            for metric in METRICS_LIKE
+            for level in (("state", "city", "h3") if metric in WITH_POINTS else ("state", "city"))
+        },
+    }
+
+
+async def test_both_warehouses_answer_analytics_alike_and_as_the_model(
+    embedded_warehouse: EmbeddedWarehouse, server_warehouse: ServerWarehouse, subtests: pytest.Subtests
+) -> None:
+    events = platform_events()
+    await store(embedded_warehouse, disordered(events, seed=1), batches=3)
+    await store(server_warehouse, disordered(events, seed=2), batches=7)
+
+    for (name, way), question in analytics_questions(events).items():
+        with subtests.test(endpoint=name, question=way):
+            embedded, server = [
+                await analytics_answer(warehouse, name, question)
+                for warehouse in (embedded_warehouse, server_warehouse)
+            ]
+            assert not differences(embedded, server)
+            assert not differences(getattr(analytics, name)(events, question), server)

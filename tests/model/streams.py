@@ -347,7 +347,7 @@ class Teller:
         match kind:
             case "booking.created":
                 event |= seats_and_price | self.currency()
-                event |= self.point("pickup_lat", "pickup_lon")
+                event |= self.point("pickup_lat", "pickup_lon") if self.chance(0.85) else {}
                 event |= {"scheduled_departure": self.spelled(self.departure())}
                 event |= self.optional(dropoff_lat=6.75, dropoff_lon=3.5)
             case "booking.confirmed":

@@ -21,6 +21,8 @@ ALLOWED = {
     "migrations": {"warehouse"},
     "metrics": {"period", "warehouse"},
     "dialects": {"events", "config"},
+    "analytics": {"metrics", "period", "warehouse"},
+    "catalogue": {"analytics", "metrics"},
     "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
     "erasure": {"cache", "ingest", "warehouse"},
     "rebuild": {"cache", "ingest", "warehouse"},
@@ -88,10 +90,16 @@ def test_nobody_but_who_serves_it_knows_of_http() -> None:
 
 
 def test_each_metric_stands_alone() -> None:
-    shared = {"metrics", "metrics.acting", "metrics.filters", "metrics.question"}
+    shared = {"metrics", "metrics.acting", "metrics.filters", "metrics.measure", "metrics.question"}
     for module, imported in IMPORTS.items():
         if _part(module) == "metrics":
             assert {name for name in imported if _part(name) == "metrics"} <= shared, module
+
+
+def test_each_question_of_analytics_stands_alone() -> None:
+    for module, imported in IMPORTS.items():
+        if _part(module) == "analytics":
+            assert {name for name in imported if _part(name) == "analytics"} <= {"analytics.question"}, module
 
 
 def test_the_modules_import_each_other_in_no_circle() -> None:

@@ -1,0 +1,267 @@
+"""Queries: how long each question takes on millions of events, against the bare scan of the same rows.
+
+`python benchmarks/query.py [--events 10000000] [--runs 10] [--seed 1] [--json]`. A real ClickHouse in a temporary folder
+makes the events itself, from `numbers()`: 90 days, one user for 20 business events, besides one driver location for 5.
+Each endpoint's function is then asked `--runs` times, without the cache, for 30 days (other ones each time) and for
+almost all 90.
+
+- **p50, p95**: of the function's time, from question to answer, one at a time.
+- **times_scan**: the median over that of the bare scan in the same run: one statement without FINAL that reads type, time
+  and the ids of the same period and groups by nothing. On a machine that others use too, this tells more than the times.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from openride_analytics.analytics import cohort, funnel, geographic, retention
+from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
+from openride_analytics.metrics.question import Question
+from openride_analytics.migrations import load
+from openride_analytics.period import Period, milliseconds
+from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.server import ServerWarehouse
+from tests.servers.clickhouse import ClickHouseServer
+
+NOW: Final = datetime(2026, 3, 31, 23, tzinfo=UTC)
+LAGOS: Final = ZoneInfo("Africa/Lagos")
+DAYS: Final = 90
+LONGEST: Final = 85  # so that the long periods differ too
+EVENTS_A_BOOKING: Final = 5.75
+
+# An id is a hash of what it is of and of its number.
+_ID: Final = "reinterpretAsUUID(sipHash128({seed:UInt64}, '%s', toUInt64(%s)))"
+_TIME: Final = "fromUnixTimestamp64Milli(toInt64({begin:Int64} + sipHash64({seed:UInt64}, '%s', number) %% {length:UInt64}))"
+_PLACES: Final = """
+    [('Lagos', 'Ikeja'), ('Lagos', 'Lekki'), ('Lagos', 'Yaba'), ('Lagos', 'Ajah'), ('FCT', 'Abuja'), ('FCT', 'Kubwa'),
+     ('Oyo', 'Ibadan'), ('Rivers', 'Port Harcourt'), ('Kano', 'Kano'), ('Enugu', 'Enugu')] AS places,
+    places[1 + intHash32(number) % 10] AS place
+"""
+
+_USERS: Final = f"""
+INSERT INTO events (event_type, event_id, event_timestamp, user_id, role, state, city)
+WITH {_PLACES}
+SELECT
+    'user.registered',
+    {_ID % ("registration", "number")},
+    {_TIME % "registered"},
+    {_ID % ("user", "number")},
+    if(number % 20 = 0, 'DRIVER', 'RIDER'),
+    place.1,
+    place.2
+FROM numbers({{users:UInt64}})
+"""
+
+_ROUTES: Final = f"""
+INSERT INTO events
+    (event_type, event_id, event_timestamp, route_id, driver_id, route_name, origin_state, origin_city, seats_total)
+WITH {_PLACES}
+SELECT
+    arrayJoin(['route.created', 'route.activated']) AS kind,
+    {_ID % ("route event", "number * 2 + (kind = 'route.created')")},
+    fromUnixTimestamp64Milli(toInt64({{begin:Int64}})),
+    {_ID % ("route", "number")},
+    {_ID % ("user", "number * 20 % {users:UInt64}")},
+    concat('Route ', toString(number)),
+    place.1,
+    place.2,
+    4
+FROM numbers({{routes:UInt64}})
+"""
+
+# What becomes of a booking is drawn from its hash, as are the delays between its events.
+_BOOKINGS: Final = f"""
+INSERT INTO events
+(
+    event_type, event_id, event_timestamp, booking_id, payment_id, trip_id, rider_id, driver_id, route_id,
+    seats_booked, total_price, currency, amount, payment_method, provider, pickup_lat, pickup_lon, start_lat, start_lon,
+    scheduled_departure, actual_departure, duration_minutes, distance_km, driver_earnings, platform_commission,
+    cancelled_by, content_rank
+)
+WITH
+    sipHash64({{seed:UInt64}}, 'fate', number) AS fate,
+    fate % 100 < 90 AS is_paid,
+    fate % 100 < 85 AS is_driven,
+    sipHash64({{seed:UInt64}}, 'route of', number) % {{routes:UInt64}} AS route,
+    {{begin:Int64}} + toInt64(sipHash64({{seed:UInt64}}, 'created', number) % {{length:UInt64}}) AS created_ms,
+    created_ms + 3600000 + toInt64(fate % 86400000) AS leaves_ms,
+    fromUnixTimestamp64Milli(leaves_ms) AS departure,
+    arrayJoin(arrayConcat(
+        [('booking.created', created_ms), ('payment.initiated', created_ms + 20000)],
+        if(is_paid, [('payment.success', created_ms + 25000), ('booking.confirmed', created_ms + 26000)], []),
+        if(is_driven, [('trip.started', leaves_ms), ('trip.completed', leaves_ms + 2400000)], []),
+        if(is_paid AND NOT is_driven, [('booking.cancelled', created_ms + 900000)], []),
+        if(fate % 5 = 0 AND is_driven, [('booking.completed', leaves_ms + 2500000)], [])
+    )) AS told,
+    toDecimal64(1000 + fate % 4000, 4) AS price
+SELECT
+    told.1 AS kind,
+    reinterpretAsUUID(sipHash128({{seed:UInt64}}, kind, number)),
+    fromUnixTimestamp64Milli(told.2),
+    {_ID % ("booking", "number")},
+    {_ID % ("payment", "number")},
+    {_ID % ("trip", "number")},
+    {_ID % ("user", "sipHash64({seed:UInt64}, 'rider of', number) % {users:UInt64}")},
+    {_ID % ("user", "route * 20 % {users:UInt64}")},
+    {_ID % ("route", "route")},
+    if(startsWith(kind, 'booking'), 1 + fate % 3, NULL),
+    if(startsWith(kind, 'booking'), price, NULL),
+    'NGN',
+    if(startsWith(kind, 'payment'), price, NULL),
+    if(startsWith(kind, 'payment'), ['card', 'wallet', 'ussd'][1 + fate % 3], ''),
+    if(startsWith(kind, 'payment'), ['paystack', 'opay'][1 + fate % 2], ''),
+    if(kind = 'booking.created', 6.4 + (fate % 1000) / 2000, NULL),
+    if(kind = 'booking.created', 3.2 + (fate % 997) / 2000, NULL),
+    if(kind = 'trip.started', 6.4 + (fate % 1000) / 2000, NULL),
+    if(kind = 'trip.started', 3.2 + (fate % 997) / 2000, NULL),
+    if(kind IN ('booking.created', 'trip.started'), departure, NULL),
+    if(startsWith(kind, 'trip'), departure, NULL),
+    if(kind = 'trip.completed', 20 + fate % 60, NULL),
+    if(kind = 'trip.completed', 5 + fate % 40, NULL),
+    if(kind = 'trip.completed', price, NULL),
+    if(kind = 'trip.completed', price, NULL),
+    if(kind = 'booking.cancelled', ['RIDER', 'DRIVER', 'SYSTEM'][1 + fate % 3], ''),
+    fate
+FROM numbers({{bookings:UInt64}})
+"""
+
+_LOCATIONS: Final = f"""
+INSERT INTO driver_locations (event_id, event_timestamp, driver_id, lat, lon, state, city)
+SELECT
+    {_ID % ("location", "number")},
+    {_TIME % "seen"},
+    {_ID % ("user", "number % {routes:UInt64} * 20 % {users:UInt64}")},
+    6.4 + (intHash32(number) % 1000) / 2000,
+    3.2 + (intHash32(number + 1) % 1000) / 2000,
+    'Lagos',
+    'Ikeja'
+FROM numbers({{locations:UInt64}})
+"""
+
+_SCAN: Final = """
+SELECT count(), max(event_type), sum(cityHash64(event_id, user_id, rider_id, booking_id))
+FROM events
+WHERE event_timestamp >= fromUnixTimestamp64Milli({start:Int64})
+  AND event_timestamp < fromUnixTimestamp64Milli({end:Int64})
+"""
+
+Asking = Callable[[Warehouse, Period], Awaitable[Any]]
+
+
+def main() -> int:
+    """Runs the benchmark and prints its report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=10_000_000, help="business events (default: 10000000)")
+    parser.add_argument(
+        "--runs", type=int, default=10, help="times each question is asked, at most 60 (default: 10)"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    options = parser.parse_args()
+    with ClickHouseServer() as clickhouse:
+        report = asyncio.run(_measure(options, clickhouse.url))
+    if options.json:
+        print(json.dumps({"endpoints": report}))
+    return 0
+
+
+async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str, float]]:
+    warehouse = ServerWarehouse(url, query_timeout_seconds=120, insert_timeout_seconds=3_600)
+    try:
+        await warehouse.create_database()
+        await _fill(warehouse, options.events, options.seed)
+        report: dict[str, dict[str, float]] = {}
+        for days in (30, LONGEST):
+            scan = await _times(warehouse, _scan, days, options.runs)
+            for name, asking in {"scan": _scan, **_askings()}.items():
+                times = scan if name == "scan" else await _times(warehouse, asking, days, options.runs)
+                figures = {
+                    "p50_ms": median(times),
+                    "p95_ms": quantiles(times, n=20, method="inclusive")[-1] if len(times) > 1 else times[0],
+                    "times_scan": median(times) / median(scan),
+                }
+                report[f"{name}.{days}d"] = figures
+                shown = "  ".join(f"{figure} {value:9,.1f}" for figure, value in figures.items())
+                print(f"{name + f' {days} d':<28} {shown}", flush=True)
+        return report
+    finally:
+        await warehouse.close()
+
+
+async def _fill(warehouse: Warehouse, events: int, seed: int) -> None:
+    began = time.perf_counter()
+    for migration in load("clickhouse"):
+        for statement in migration.statements:
+            await warehouse.execute(statement)
+    users_count, routes_count = max(20, events // 20), max(1, events // 1_000)
+    parameters = {
+        "seed": seed,
+        "begin": milliseconds(NOW) - DAYS * 86_400_000,
+        "length": DAYS * 86_400_000,
+        "users": users_count,
+        "routes": routes_count,
+        "bookings": int((events - users_count - 2 * routes_count) / EVENTS_A_BOOKING),
+        "locations": events // 5,
+    }
+    for statement in (_USERS, _ROUTES, _BOOKINGS, _LOCATIONS):
+        await warehouse.execute(statement, parameters)
+    for table in ("events", "driver_locations"):
+        ((stored),) = await warehouse.query(f"SELECT count() AS stored FROM {table}")
+        print(f"{table:<28} {stored['stored']:,}")
+    print(f"{'made in':<28} {time.perf_counter() - began:,.0f} s", flush=True)
+
+
+def _askings() -> dict[str, Asking]:
+    askings: dict[str, Asking] = {
+        f"metrics.{module.__name__.rpartition('.')[2]}": _metric(module)
+        for module in (users, bookings, payments, trips, drivers, routes)
+    }
+    askings["metrics.realtime"] = lambda warehouse, period: realtime.ask(
+        warehouse, realtime.RealtimeQuestion.at(period.end, 60, period)
+    )
+    for module in (funnel, cohort, retention):
+        askings[f"analytics.{module.__name__.rpartition('.')[2]}"] = _analytics(module)
+    for metric in ("bookings", "revenue"):
+        askings[f"analytics.geographic.{metric}"] = _analytics(geographic, metric=metric)
+    askings["analytics.geographic.h3"] = _analytics(geographic, metric="bookings", level="h3")
+    return askings
+
+
+def _metric(module: Any) -> Asking:
+    return lambda warehouse, period: module.ask(warehouse, Question(period=period, now=NOW))
+
+
+def _analytics(module: Any, **more: str) -> Asking:
+    return lambda warehouse, period: module.ask(warehouse, module.Question(period=period, now=NOW, **more))
+
+
+async def _scan(warehouse: Warehouse, period: Period) -> None:
+    await warehouse.query(_SCAN, {"start": period.start_ms, "end": period.end_ms})
+
+
+async def _times(warehouse: Warehouse, asking: Asking, days: int, runs: int) -> list[float]:
+    """Milliseconds of each run but a first one, which nobody counts."""
+    times = []
+    for run in range(runs + 1):
+        end = NOW - timedelta(hours=run)
+        period = Period(end - timedelta(days=days), end, LAGOS, whole_days=False)
+        began = time.perf_counter()
+        await asking(warehouse, period)
+        times.append((time.perf_counter() - began) * 1_000)
+    return times[1:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
