@@ -164,15 +164,15 @@ WITH
         )
         GROUP BY person
     ),
-    funnels AS
+    entered AS
     (
         SELECT
-            person,
+            *,
             arrayMap(m -> [m], arrayFilter(m -> bitShiftRight(m, 65) < {end:Int64}, moments_1)) AS attempts_1,
-            attempts_1[1] AS best_1{further}
+            attempts_1[1] AS best_1
         FROM people
         WHERE notEmpty(attempts_1)
-    )
+    ){further}
 SELECT
     {place},
     step,
@@ -188,7 +188,7 @@ FROM
         toInt64(bitShiftRight(best[1], 65)) AS began_ms,
         step,
         if(step = 1, 0, toInt64(bitShiftRight(best[step], 65)) - toInt64(bitShiftRight(best[step - 1], 65))) AS ms
-    FROM funnels
+    FROM {reached}
     ARRAY JOIN arrayEnumerate(best) AS step
 ) AS reached
 {homes}
@@ -197,16 +197,22 @@ GROUP BY {keys}
 
 _MOMENTS: Final = "arraySort(groupArrayIf(moment, event_type = {steps:Array(String)}[{n}])) AS moments_{n}"
 
+# A statement of its own for each step: aliases are written out wherever they are named, so in one they would double.
 _FURTHER: Final = """,
+    step_{n} AS
+    (
+        SELECT
+            *,
             arraySort(arrayConcat(arrayMap(a -> {earliest}, attempts_{before}), moments_{alike})) AS line_{n},
-            arrayFilter(
-                (next, at) -> at % 2 = 0, arrayReverseFill(at -> at % 2 = 1, line_{n}), line_{n}
-            ) AS next_{n},
+            arrayFilter((next, at) -> at % 2 = 0, arrayReverseFill(at -> at % 2 = 1, line_{n}), line_{n})
+                AS following_{n},
             arrayFilter(
                 a -> a[{n}] % 2 = 1 AND bitShiftRight(a[{n}], 65) <= bitShiftRight(a[1], 65) + {window_ms:Int64},
-                arrayMap((a, next) -> arrayPushBack(a, next), attempts_{before}, next_{n})
+                arrayMap((a, next) -> arrayPushBack(a, next), attempts_{before}, following_{n})
             ) AS attempts_{n},
-            if(empty(attempts_{n}), best_{before}, attempts_{n}[1]) AS best_{n}"""
+            if(empty(attempts_{n}), best_{before}, attempts_{n}[1]) AS best_{n}
+        FROM {step_before}
+    )"""
 
 _HOMES: Final = """LEFT JOIN
 (
@@ -258,6 +264,7 @@ def _sql(question: Question) -> str:
         numbers = {
             "{n}": str(n),
             "{before}": str(n - 1),
+            "{step_before}": f"step_{n - 1}" if n > 2 else "entered",
             "{alike}": str(first_alike[n - 1]),
             "{earliest}": f"greatest({earliest}, a[{before[-1]}] + 1)" if before else earliest,
         }
@@ -271,6 +278,7 @@ def _sql(question: Question) -> str:
         moments=",\n            ".join(moments),
         doer=_doer(steps),
         further=further,
+        reached=f"step_{len(steps)}",
         place="ifNull(homes.home, '') AS place,\n    grouping(place) AS is_whole"
         if homes
         else "1 AS is_whole",

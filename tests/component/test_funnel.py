@@ -32,3 +32,13 @@ async def test_one_user_with_many_attempts_costs_time_in_proportion(
     assert perf_counter() - began < 15
     assert [step.users for step in answer.steps] == [1, 1, 1, 1]
     assert [step.median_minutes_from_previous for step in answer.steps] == [None, 0.5, 0.5, 0.5]
+
+
+async def test_the_longest_funnel_is_no_trouble_to_the_engine(embedded_warehouse: EmbeddedWarehouse) -> None:
+    """Were all steps in one statement, its text would double with each."""
+    await embedded_warehouse.execute(_MANY, {"bookings": 7})
+    steps = ("booking.created",) * funnel.MOST_STEPS
+    question = funnel.Question(period=MARCH, now=MARCH.end, steps=steps, breakdown="city")
+    answer = await funnel.ask(embedded_warehouse, question)
+    assert [step.users for step in answer.steps] == [1] * 7 + [0]
+    assert [place.value for place in answer.breakdown] == [None]

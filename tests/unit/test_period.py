@@ -427,3 +427,19 @@ class TestBoundsByThemselves:
         with pytest.raises(BadPeriod) as refused:
             parse_bounds(start, end, timezone=LAGOS)
         assert refused.value.field == field
+
+
+def test_units_are_whole_ones_and_go_on_after_the_period() -> None:
+    march = asked("2026-03-01", "2026-03-10")  # a Sunday to a Tuesday
+    days, begins = march.units("week", 2)
+    assert [day.isoformat() for day in days] == ["2026-02-23", "2026-03-02", "2026-03-09"]
+    assert [at.astimezone(LAGOS).isoformat()[:10] for at in begins[3:]] == ["2026-03-16", "2026-03-23"]
+    months, begins = march.units("month", 1)
+    assert months == [date(2026, 3, 1)]
+    assert [instant_text(at) for at in begins] == ["2026-02-28T23:00:00Z", "2026-03-31T23:00:00Z"]
+
+
+def test_a_day_that_a_zone_left_out_begins_with_the_next() -> None:
+    days, begins = asked("2011-12-29", "2011-12-31", timezone="Pacific/Apia").units("day", 1)
+    assert [day.day for day in days] == [29, 30, 31]
+    assert begins[1] == begins[2] < begins[3]
