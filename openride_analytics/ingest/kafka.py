@@ -38,7 +38,7 @@ from aiokafka.errors import (
 from openride_analytics.config import Config
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.pipeline import Failure, Pipeline
+from openride_analytics.ingest.pipeline import Failure, Origin, Pipeline
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ingest.topics import connection
 from openride_analytics.ops.metrics import Metrics
@@ -62,6 +62,7 @@ _HELD_SECONDS: Final = 30.0
 _CAREFUL_RECORDS: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 15.0
+_LETTERS_AT_ONCE: Final = 50
 _LOSSES_REMEMBERED: Final = 100
 
 
@@ -325,20 +326,27 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         now_ms = int(time() * 1000)
         # A producer's clock may be anything; nothing arrives after now.
         arrived_ms = min(now_ms, max(0, min(record.timestamp for record in records)))
-        letters = [
-            DeadLetter.of(
-                values[index],
-                error,
-                rejected_ms=now_ms,
-                topic=partition.topic,
-                partition=partition.partition,
-                offset=records[index].offset,
-                key=records[index].key or b"",
-                event_type=self._dialects.event_type(partition.topic, values[index]),
+        letters = []
+        for index, error in refused:
+            letters.append(
+                DeadLetter.of(
+                    values[index],
+                    error,
+                    rejected_ms=now_ms,
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    offset=records[index].offset,
+                    key=records[index].key or b"",
+                    event_type=self._dialects.event_type(partition.topic, values[index]),
+                )
             )
-            for index, error in refused
-        ]
-        stored = await self._pipeline.put_at_once(events, letters, arrived_ms)
+            if len(letters) % _LETTERS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others get their turn, whatever comes
+        bad = {index for index, _ in refused}
+        offsets = [record.offset for index, record in enumerate(records) if index not in bad]
+        stored = await self._pipeline.put_at_once(
+            events, letters, arrived_ms, Origin(partition.topic, partition.partition, offsets)
+        )
         newest_ms = min(now_ms, records[-1].timestamp)
         progress.expected = records[-1].offset + 1
         progress.in_flight.append(_InFlight(progress.expected, newest_ms, stored))

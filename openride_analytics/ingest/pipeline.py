@@ -8,7 +8,7 @@ memory stays bounded whatever happens behind. Storing is tried for ever (a sourc
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -55,6 +55,15 @@ class Failure:
         return cls(datetime.now(UTC), type(error).__name__)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where events came from in Kafka: a partition, and the offset of each."""
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+
+
 @dataclass
 class Submission:
     """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
@@ -66,9 +75,28 @@ class Submission:
     events: Sequence[Event]
     dead_letters: Sequence[DeadLetter]
     arrived_ms: int
+    origin: Origin | None = None
     are_letters: bool = False
     refused: Sequence[Event] = ()
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def refuse(self, lines: Collection[bytes]) -> list[DeadLetter]:
+        """Takes note of its events among those that the store cannot hold, and returns the letters that they become."""
+        places = [index for index, event in enumerate(self.events) if event.line in lines]
+        self.refused = [self.events[index] for index in places]
+        if self.are_letters:
+            return []
+        return [
+            DeadLetter.of(
+                self.events[index].line,
+                UNSTORABLE,
+                rejected_ms=self.arrived_ms,
+                topic=self.origin.topic if self.origin else "",
+                partition=self.origin.partition if self.origin else -1,
+                offset=self.origin.offsets[index] if self.origin else -1,
+            )
+            for index in places
+        ]
 
 
 class Pipeline:
@@ -128,11 +156,15 @@ class Pipeline:
         return submission.refused
 
     async def put_at_once(
-        self, events: Sequence[Event], dead_letters: Sequence[DeadLetter], arrived_ms: int
+        self,
+        events: Sequence[Event],
+        dead_letters: Sequence[DeadLetter],
+        arrived_ms: int,
+        origin: Origin | None = None,
     ) -> "asyncio.Future[None]":
         """The same without waiting: for a source that looks at `has_room` itself before it fetches more."""
         async with self._changed:
-            return self._add(Submission(events, dead_letters, arrived_ms))
+            return self._add(Submission(events, dead_letters, arrived_ms, origin))
 
     async def _put(self, submission: Submission) -> "asyncio.Future[None]":
         async with self._changed:
@@ -217,16 +249,10 @@ class Pipeline:
             [(event, submission.arrived_ms) for submission in batch for event in submission.events],
         )
         letters = [letter for submission in batch for letter in submission.dead_letters]
-        lines = {event.line for event in refused}
-        for submission in batch:
-            submission.refused = (
-                [event for event in submission.events if event.line in lines] if lines else []
-            )
-            if not submission.are_letters:
-                letters += [
-                    DeadLetter.of(event.line, UNSTORABLE, rejected_ms=submission.arrived_ms)
-                    for event in submission.refused
-                ]
+        if refused:
+            lines = {event.line for event in refused}
+            for submission in batch:
+                letters += submission.refuse(lines)
         return await store_dead_letters(self._warehouse, letters)
 
 

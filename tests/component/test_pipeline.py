@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from openride_analytics.events import BadEvent
 from openride_analytics.ingest import pipeline as pipeline_module
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.pipeline import Pipeline, store_events
+from openride_analytics.ingest.pipeline import REFUSALS_TRIED, Origin, Pipeline, store_events
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.warehouse import Parameters, Row, Value, Warehouse
+from openride_analytics.warehouse import Parameters, Row, StatementRefused, Value, Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.model import streams
@@ -51,9 +51,18 @@ class Held:
 
     def __init__(self, inner: Warehouse) -> None:
         self._inner = inner
+        self.refusing = b""
         self.go = asyncio.Event()
         self.asked = asyncio.Event()
         self.inserts: list[str] = []
+
+    @classmethod
+    def open(cls, inner: Warehouse, *, refusing: bytes) -> "Held":
+        """One that waits for nothing, and refuses rows with these bytes, saying nothing of their content."""
+        held = cls(inner)
+        held.go.set()
+        held.refusing = refusing
+        return held
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         return await self._inner.query(sql, parameters)
@@ -65,6 +74,8 @@ class Held:
         self.inserts.append(table)
         self.asked.set()
         await self.go.wait()
+        if self.refusing and any(self.refusing in row[-1] for row in rows):  # type: ignore[operator]
+            raise StatementRefused("Code: 49. LOGICAL_ERROR")
         await self._inner.insert(table, columns, rows)
 
     async def create_database(self) -> None:
@@ -459,6 +470,43 @@ class TestRefusedContent:
             await (await work.put(events))
             assert work.counted("openride_events_stored_total") == 0
         assert len(await _dead_letters(fussy)) == 3
+
+    async def test_from_kafka_it_becomes_a_letter_with_its_place(self, fussy: Warehouse) -> None:
+        events = bookings(3)
+        events[1] = _registered(events[1]["event_id"], city="guilty")
+        origin = Origin("openride.events.user", 7, [100, 105, 106])
+        async with running(fussy) as work:
+            await (await work.pipeline.put_at_once(decoded(events), [], 0, origin))
+        (letter,) = work.published
+        assert (letter.topic, letter.partition, letter.offset) == ("openride.events.user", 7, 105)
+
+    async def test_a_refusal_that_does_not_speak_of_the_content_is_one_events_fault_if_others_get_through(
+        self, warehouse: Warehouse
+    ) -> None:
+        events = bookings(64)
+        events[0] = _registered(events[0]["event_id"], city="guilty")
+        async with running(Held.open(warehouse, refusing=b"guilty")) as work:
+            await (await work.put(events))
+            assert {letter.record for letter in work.published} == {
+                event.line for event in decoded(events[:1])
+            }
+        assert await events_stored(warehouse) == 63
+
+    async def test_where_none_gets_through_it_is_nobodys_fault_and_tried_again(
+        self, warehouse: Warehouse
+    ) -> None:
+        held = Held.open(warehouse, refusing=b"booking")
+        async with running(held) as work:
+            stored = await work.put(bookings(1000))
+            async with asyncio.timeout(30):
+                while work.counted("openride_insert_failures_total") < 1:  # noqa: ASYNC110  # as above
+                    await asyncio.sleep(0.02)
+            assert len(held.inserts) <= REFUSALS_TRIED + 2
+            assert not stored.done()
+            held.refusing = b""
+            await stored
+        assert not work.published
+        assert await events_stored(warehouse) == 1000
 
 
 def _registered(event_id: str, *, city: str) -> Sample:

@@ -154,7 +154,7 @@ def break_settles_nothing() -> None:
 def break_drops_dead_letters() -> None:
     """Refused records are not kept."""
 
-    async def believe(_warehouse: Any, letters: Sequence[Any]) -> list[Any]:
+    async def believe(_: Any, letters: Any) -> list[Any]:
         return list(letters)
 
     vars(pipeline)["store_dead_letters"] = believe
