@@ -18,6 +18,7 @@ import msgspec
 import redis.asyncio
 import structlog
 from msgspec import Struct
+from redis.exceptions import ResponseError
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,8 @@ _VERSION: Final = f"{_PREFIX}data_version"
 # was being computed meanwhile carries its era with it, and is not used in a later one.
 _ERA: Final = 1 << 32
 _FORGET_SECONDS: Final = 60.0
+# So small that eras pass by changes alone only now and then, which costs a few answers.
+_LONGEST_STEP: Final = 1 << 16
 _KEYS_PER_SCAN: Final = 1_000
 
 T = TypeVar("T")
@@ -149,9 +152,8 @@ class RedisCache:
 
     async def _tell(self) -> None:
         self._untold = False  # a change that comes meanwhile is another one
-        # No counter: a Redis that has forgotten its own would count up to the version of an old answer again.
-        version = secrets.randbits(63)
-        if await self._guarded(lambda: self._redis.set(_VERSION, version)) is None:
+        # Not by one: a Redis that has forgotten its version would count up to that of an old answer again.
+        if await self._guarded(lambda: self._move_version_on(1 + secrets.randbelow(_LONGEST_STEP))) is None:
             self._untold = True
 
     async def _tell_later(self) -> None:
@@ -160,9 +162,17 @@ class RedisCache:
             await self._tell()
         self._telling = None
 
+    async def _move_version_on(self, step: int) -> int:
+        try:
+            return int(await self._redis.incrby(_VERSION, step))
+        except ResponseError:  # somebody has put there what is no number, or too great a one
+            version = secrets.randbits(62)
+            await self._redis.set(_VERSION, version)
+            return version
+
     async def forget_all(self) -> bool:
         """See `Cache.forget_all`. Entries are taken away, too: they would stay until their time is over."""
-        if await self._guarded(lambda: self._redis.incrby(_VERSION, _ERA)) is None:
+        if await self._guarded(lambda: self._move_version_on(_ERA)) is None:
             return False
         cursor = 0
 

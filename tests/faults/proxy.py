@@ -131,6 +131,8 @@ class Proxy:
                 await connection.run()
             finally:
                 self._connections.discard(connection)
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio would call it an error
         finally:
             self._tasks.discard(task)
             _reset(writer)

@@ -154,6 +154,7 @@ class Stage:
             # At the same time: the brokers of a cluster wait for each other.
             with ThreadPoolExecutor() as starting:
                 list(starting.map(stack.enter_context, [lent(server) for server in self.servers]))
+            stack.callback(self._end_servers)
             for proxy in self.proxies.values():
                 stack.enter_context(proxy)
             asyncio.run(self.create_topics(*self.all_topics))
@@ -195,6 +196,11 @@ class Stage:
         for service in self.services:
             service.kill()
             service.close()
+
+    def _end_servers(self) -> None:
+        """Not in good order: the last of a cluster's brokers would wait for the others."""
+        for server in self.servers:
+            server.kill()
 
     # What faults are made of.
 
