@@ -60,13 +60,15 @@ class DeadLetter:
         key: bytes = b"",
         event_type: str | None = None,
     ) -> "DeadLetter":
-        """From Kafka (with a topic) or over HTTP. The id follows from the place in Kafka, or from the content.
+        """From Kafka (with a topic) or over HTTP. The id follows from the content, and from the place in Kafka.
+
+        The place alone would not do: a topic that is made anew has the same places again.
 
         Without an `event_type` it is the one that the record claims.
         """
-        place = f"{topic}\0{partition}\0{offset}".encode() if topic else b"http\0" + record
+        place = f"{topic}\0{partition}\0{offset}\0" if topic else "http\0"
         return cls(
-            dead_letter_id=blake2b(place, digest_size=16).hexdigest(),
+            dead_letter_id=blake2b(place.encode() + record, digest_size=16).hexdigest(),
             rejected_ms=rejected_ms,
             source="kafka" if topic else "http",
             topic=topic,
@@ -153,7 +155,7 @@ class Letter(Struct, kw_only=True):
     dead_letter_id: Annotated[
         str,
         Meta(
-            description="Follows from the record's place in Kafka, or from its content: it never changes.",
+            description="Follows from the record's content and its place in Kafka: it never changes.",
             examples=["5f0c4be8d1a94e7fb1f5a8f3f0f6a2d1"],
         ),
     ]
