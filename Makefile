@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 ARGS   ?=
+WORKERS ?= 2
 SEED   ?=
 MINUTES ?= 120
 SECONDS ?= 600
@@ -27,7 +28,7 @@ serve: $(VENV)/runtime.stamp ## run the service as config.toml and the environme
 	@$(BIN)/openride-analytics serve --config config.toml $(ARGS)
 
 test: lint types ## lint, types and all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 test-faults: $(VENV)/dev.stamp ## a hundred kills and other faults on real servers, up to twenty minutes
 	OPENRIDE_TEST_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -s -p no:randomly \

@@ -580,20 +580,24 @@ class TestCursor:
         assert Place.at(text) is None
 
 
-def test_the_id_is_that_of_the_place_in_kafka_or_of_the_content_over_http() -> None:
+def test_the_id_is_that_of_the_content_and_of_its_place_in_kafka() -> None:
     error = BadEvent("invalid_json", "It breaks off.")
     places = list(itertools.product(TOPICS, (0, 1), (0, 1)))
-    ids = {
-        DeadLetter.of(
-            record, error, rejected_ms=at, topic=topic, partition=partition, offset=offset
-        ).dead_letter_id
-        for at, record in enumerate((b"{", b"["))
-        for topic, partition, offset in places
-    }
-    assert len(ids) == len(places)
+    ids = [
+        {
+            DeadLetter.of(
+                record, error, rejected_ms=at, topic=topic, partition=partition, offset=offset
+            ).dead_letter_id
+            for topic, partition, offset in places
+        }
+        for at, record in enumerate((b"{", b"{", b"["))  # the last: after the topic was made anew
+    ]
+    assert [len(some) for some in ids] == [len(places)] * 3
+    assert ids[0] == ids[1]
+    assert not ids[0] & ids[2]
     over_http = [
         DeadLetter.of(record, error, rejected_ms=at).dead_letter_id
         for at, record in enumerate((b"{", b"{", b"["))
     ]
     assert over_http[0] == over_http[1] != over_http[2]
-    assert not ids & set(over_http)
+    assert not (ids[0] | ids[2]) & set(over_http)
