@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import structlog
+
 from openride_analytics.config import Config
 from openride_analytics.events import Acceptance, BadEvent, Decode, Event
 from openride_analytics.events import decode as contract_decode
+
+log = structlog.get_logger(__name__)
 
 # About 1 to 3 ms of work between two turns of the event loop.
 SLICE_RECORDS = 500
@@ -19,6 +23,17 @@ def acceptance_now(config: Config) -> Acceptance:
     )
 
 
+def event_or_refusal(record: bytes, acceptance: Acceptance, decode: Decode) -> Event | BadEvent:
+    """What `decode` makes of a record, whatever it raises: a mistake of ours must not stop the stream at this record."""
+    try:
+        return decode(record, acceptance)
+    except BadEvent as refusal:
+        return refusal
+    except Exception as error:
+        log.exception("record_not_understood")
+        return BadEvent("invalid_json", f"The record cannot be read ({type(error).__name__}).")
+
+
 async def decode_records(
     records: Sequence[bytes],
     acceptance: Acceptance,
@@ -29,9 +44,10 @@ async def decode_records(
     refused: list[tuple[int, BadEvent]] = []
     for start in range(0, len(records), SLICE_RECORDS):
         for index, record in enumerate(records[start : start + SLICE_RECORDS], start):
-            try:
-                events.append(decode(record, acceptance))
-            except BadEvent as error:
-                refused.append((index, error))
+            outcome = event_or_refusal(record, acceptance, decode)
+            if isinstance(outcome, BadEvent):
+                refused.append((index, outcome))
+            else:
+                events.append(outcome)
         await asyncio.sleep(0)
     return events, refused

@@ -21,7 +21,7 @@ from openride_analytics.events import BadEvent, Decode, Event
 from openride_analytics.ingest import dead_letters
 from openride_analytics.ingest.dead_letters import Kept, Outcome, Place, Selection
 from openride_analytics.ingest.pipeline import UNSTORABLE, Pipeline
-from openride_analytics.ingest.records import SLICE_RECORDS, acceptance_now
+from openride_analytics.ingest.records import SLICE_RECORDS, acceptance_now, event_or_refusal
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
 
@@ -182,11 +182,11 @@ class Replays:
         refused: dict[str, BadEvent] = {}
         for start in range(0, len(letters), SLICE_RECORDS):
             for letter in letters[start : start + SLICE_RECORDS]:
-                try:
-                    decode = self._decoder(letter.topic)
-                    events[letter.dead_letter_id] = decode(letter.record, acceptance)
-                except BadEvent as error:
-                    refused[letter.dead_letter_id] = error
+                outcome = event_or_refusal(letter.record, acceptance, self._decoder(letter.topic))
+                if isinstance(outcome, BadEvent):
+                    refused[letter.dead_letter_id] = outcome
+                else:
+                    events[letter.dead_letter_id] = outcome
             await asyncio.sleep(0)
         return events, refused
 
