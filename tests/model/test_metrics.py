@@ -21,7 +21,7 @@ DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
 async def test_the_service_agrees_with_the_model(
     endpoint: str, embedded_warehouse: EmbeddedWarehouse
 ) -> None:
-    await _agrees(endpoint, embedded_warehouse, from_java=False, examples=50)
+    await _agrees(endpoint, embedded_warehouse, from_java=False, examples=40)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
