@@ -345,12 +345,12 @@ class Stage:
         except (KafkaError, OSError, TimeoutError):  # a cluster that chooses new leaders
             return {}, {}
 
-    async def _stored(self) -> tuple[list[Stored], dict[Place, str]]:
+    async def _stored(self) -> tuple[list[Stored], set[tuple[Place, str]]]:
         warehouse = ServerWarehouse(self.clickhouse.url, query_timeout_seconds=60, insert_timeout_seconds=60)
         try:
             rows = [(row["id"], row["type"], row["at"]) for row in await warehouse.query(STORED)]
             letters = {
-                (row["topic"], row["partition"], row["offset"]): row["reason"]
+                ((row["topic"], row["partition"], row["offset"]), row["reason"])
                 for row in await warehouse.query(LETTERS)
             }
         finally:

@@ -135,7 +135,7 @@ class Truth:
     """What is on Kafka."""
     posted: list[Event] = field(default_factory=list)
     """What came over HTTP, or was on topics that are no more."""
-    refused_before: dict[Place, str] = field(default_factory=dict)
+    refused_before: set[tuple[Place, str]] = field(default_factory=set)
     """Bad records of topics that are no more."""
 
     @property
@@ -144,9 +144,9 @@ class Truth:
         return [record.event for record in self.log.values() if record.event is not None] + self.posted
 
     @property
-    def refused(self) -> dict[Place, str]:
-        """The reasons of the bad ones."""
-        now = {place: record.reason for place, record in self.log.items() if record.event is None}
+    def refused(self) -> set[tuple[Place, str]]:
+        """The places and reasons of the bad ones: a topic that is made anew has the same places again."""
+        now = {(place, record.reason) for place, record in self.log.items() if record.event is None}
         return self.refused_before | now
 
     @property
@@ -170,7 +170,7 @@ class Truth:
             del self.log[place]
         return len(lost)
 
-    def differences(self, rows: list[Stored], letters: dict[Place, str]) -> list[str]:
+    def differences(self, rows: list[Stored], letters: set[tuple[Place, str]]) -> list[str]:
         """Where what is stored and refused is not what was sent, event by event."""
         given = {event["event_id"].lower() for event in self.events if "event_id" in event}
         wanted = [
@@ -183,8 +183,8 @@ class Truth:
         return [
             *_listed("not stored", list((expected - found).elements())),
             *_listed("stored and not sent, or stored twice", list((found - expected).elements())),
-            *_listed("refused and not kept", sorted(self.refused.items() - letters.items())),
-            *_listed("kept as refused and good", sorted(letters.items() - self.refused.items())),
+            *_listed("refused and not kept", sorted(self.refused - letters)),
+            *_listed("kept as refused and good", sorted(letters - self.refused)),
         ]
 
     def distinct(self) -> int:
