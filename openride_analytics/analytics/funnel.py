@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import measure
-from openride_analytics.metrics.question import rate, statement
+from openride_analytics.metrics.question import FIRST, rate, statement
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -136,8 +136,9 @@ class FunnelAnswer(AnalyticsHead, kw_only=True):
     ]
 
 
-# A moment is the time and half the id of an event in one number (`first`), so that two events of one type have an
-# order; doubled and made odd, so that an even number lies before each. `moments_n` are those of a user's events of the type
+# A moment is the time of an event; where a type is asked for twice, the time and half the id in one number (`first`), so that
+# two events of it have an order, at twice the cost. It is doubled and made odd, so that an even number lies before each. Who
+# may have entered is looked up without FINAL: too many do no harm. `moments_n` are those of a user's events of the type
 # of step n, and `attempts_n` the attempts that reach it, each as the moments of its steps, in the order of their
 # beginnings. The earliest candidate that may follow leaves the most for the steps to come, so each attempt needs one look
 # only. All look at once: each puts an even number where its candidates begin among the candidates, sorted, and the next odd
@@ -154,12 +155,18 @@ WITH
             SELECT
                 event_type,
                 {doer} AS person,
-                2 * ({first}) + 1 AS moment
+                2 * ({moment}) + 1 AS moment
             FROM events FINAL
             WHERE event_type IN {steps:Array(String)}
               AND event_timestamp >= fromUnixTimestamp64Milli({start:Int64})
               AND event_timestamp < fromUnixTimestamp64Milli({end:Int64} + {window_ms:Int64})
               AND notEmpty(person)
+              AND person IN
+              (
+                  SELECT {doer}
+                  FROM events
+                  WHERE event_type = {steps:Array(String)}[1] AND {in_period}
+              )
               AND {kept}
         )
         GROUP BY person
@@ -168,7 +175,7 @@ WITH
     (
         SELECT
             *,
-            arrayMap(m -> [m], arrayFilter(m -> bitShiftRight(m, 65) < {end:Int64}, moments_1)) AS attempts_1,
+            arrayMap(m -> [m], arrayFilter(m -> bitShiftRight(m, {bits}) < {end:Int64}, moments_1)) AS attempts_1,
             attempts_1[1] AS best_1
         FROM people
         WHERE notEmpty(attempts_1)
@@ -185,9 +192,9 @@ FROM
     SELECT
         person,
         best_{last} AS best,
-        toInt64(bitShiftRight(best[1], 65)) AS began_ms,
+        toInt64(bitShiftRight(best[1], {bits})) AS began_ms,
         step,
-        if(step = 1, 0, toInt64(bitShiftRight(best[step], 65)) - toInt64(bitShiftRight(best[step - 1], 65))) AS ms
+        if(step = 1, 0, toInt64(bitShiftRight(best[step], {bits})) - toInt64(bitShiftRight(best[step - 1], {bits}))) AS ms
     FROM {reached}
     ARRAY JOIN arrayEnumerate(best) AS step
 ) AS reached
@@ -207,7 +214,7 @@ _FURTHER: Final = """,
             arrayFilter((next, at) -> at % 2 = 0, arrayReverseFill(at -> at % 2 = 1, line_{n}), line_{n})
                 AS following_{n},
             arrayFilter(
-                a -> a[{n}] % 2 = 1 AND bitShiftRight(a[{n}], 65) <= bitShiftRight(a[1], 65) + {window_ms:Int64},
+                a -> a[{n}] % 2 = 1 AND bitShiftRight(a[{n}], {bits}) <= bitShiftRight(a[1], {bits}) + {window_ms:Int64},
                 arrayMap((a, next) -> arrayPushBack(a, next), attempts_{before}, following_{n})
             ) AS attempts_{n},
             if(empty(attempts_{n}), best_{before}, attempts_{n}[1]) AS best_{n}
@@ -260,7 +267,7 @@ def _sql(question: Question) -> str:
     for n in range(2, len(steps) + 1):
         before = [earlier for earlier in range(1, n) if steps[earlier - 1] == steps[n - 1]]
         # From the same millisecond on, but after the last step of its own type.
-        earliest = f"bitShiftLeft(bitShiftRight(a[{n - 1}], 65), 65)"
+        earliest = f"bitShiftLeft(bitShiftRight(a[{n - 1}], {{bits}}), {{bits}})"
         numbers = {
             "{n}": str(n),
             "{before}": str(n - 1),
@@ -273,8 +280,10 @@ def _sql(question: Question) -> str:
             text = text.replace(name, number)
         further += text
     homes = _HOMES.replace("{home}", question.breakdown) if question.breakdown else ""
+    ids_matter = len(set(steps)) < len(steps)
     return statement(
         _SQL,
+        moment=FIRST if ids_matter else "toUInt64(toUnixTimestamp64Milli(event_timestamp))",
         moments=",\n            ".join(moments),
         doer=_doer(steps),
         further=further,
@@ -285,6 +294,7 @@ def _sql(question: Question) -> str:
         homes=homes,
         keys="GROUPING SETS ((step), (step, place))" if homes else "step",
         last=str(len(steps)),
+        bits="65" if ids_matter else "1",
         kept=users_kept(question.filters, "person"),
     )
 

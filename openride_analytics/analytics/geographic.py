@@ -167,11 +167,12 @@ _BOOKINGS: Final = """
       AND booking_id IN
       (
           SELECT booking_id
-          FROM events FINAL
+          FROM events
           WHERE event_type = 'booking.created' AND {in_period}
       )
       AND {kept}
     GROUP BY booking_id
+    HAVING countIf({in_period}) > 0
 """
 
 _BOOKINGS_AT_ORIGIN: Final = """
@@ -208,7 +209,7 @@ _REVENUE: Final = """
           AND booking_id IN
           (
               SELECT booking_id
-              FROM events FINAL
+              FROM events
               WHERE event_type = 'payment.success' AND {in_period}
           )
         GROUP BY booking_id
@@ -312,8 +313,11 @@ ORDER BY {order}state_name = '', state_name, city_name = '', city_name
 """
 
 _BOUNDARY: Final = "h3ToGeoBoundary(some_cell)"
-_COUNT: Final = "uniqExact(thing)"
+# A driver is seen many times; all other things come once.
+_COUNT: Final = "count()"
+_COUNT_DRIVERS: Final = "uniqExact(thing)"
 _SUMS: Final = "CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)')"
+_VALUES: Final = {"revenue": _SUMS, "drivers": _COUNT_DRIVERS}
 
 # Things without coordinates are in cell 0, which the functions refuse, also in a branch that is not taken: there they get
 # `some_cell` instead.
@@ -329,7 +333,7 @@ FROM
     SELECT
         if(lat IS NULL OR lon IS NULL, 0, geoToH3(assumeNotNull(lat), assumeNotNull(lon), {resolution:UInt8})) AS cell,
         if(cell = 0, geoToH3(0., 0., {resolution:UInt8}), cell) AS some_cell,
-        uniqExact(thing) AS value
+        {value} AS value
     FROM ({sightings})
     GROUP BY cell
 )
@@ -391,7 +395,7 @@ async def _rows(warehouse: Warehouse, question: Question, boundary: str = "[]") 
     sql = statement(
         _BY_HEXAGON if is_h3 else _BY_NAME,
         city="toString(ifNull(city, ''))" if question.level == "city" else "''",
-        value=_SUMS if question.metric == "revenue" else _COUNT,
+        value=_VALUES.get(question.metric, _COUNT),
         order="" if question.metric == "revenue" else "value DESC, ",
         boundary=boundary,
         sightings=sightings,
