@@ -127,6 +127,8 @@ class Warehouse(Protocol):
 SETTINGS: Final[Mapping[str, str | int]] = {
     # An insert is stored when it is acknowledged, in one part, however many small blocks it came in.
     "async_insert": 0,
+    # Repeats within one insert wait for a merge, like all others: readers use FINAL.
+    "optimize_on_insert": 0,
     "max_partitions_per_insert_block": 0,  # late events of many months must not fail a batch
     # The partition follows from the sorting key's time: the same key never lies in two partitions.
     "do_not_merge_across_partitions_select_final": 1,
