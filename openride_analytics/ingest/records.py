@@ -30,11 +30,11 @@ def event_or_refusal(record: bytes, acceptance: Acceptance, decode: Decode) -> E
     except BadEvent as refusal:
         return refusal
     except Exception as error:
+        log.exception("record_not_understood")
         return _not_understood(error)
 
 
 def _not_understood(error: Exception) -> BadEvent:
-    log.exception("record_not_understood")
     return BadEvent("invalid_json", f"The record cannot be read ({type(error).__name__}).")
 
 
@@ -53,6 +53,7 @@ async def decode_records(
             except BadEvent as refusal:
                 refused.append((index, refusal))
             except Exception as error:
+                log.exception("record_not_understood")
                 refused.append((index, _not_understood(error)))
         await asyncio.sleep(0)
     return events, refused
