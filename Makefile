@@ -54,7 +54,7 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/dev.stamp ## measure ingestion, shortly
+bench: $(VENV)/bench.stamp ## measure ingestion, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
 
 soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
@@ -97,3 +97,8 @@ $(VENV)/dev.stamp: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing the service and its development tools into $(VENV), once"
 	@$(PIP) install --constraint requirements.lock --editable '.[dev]'
 	@touch $(VENV)/runtime.stamp $@
+
+$(VENV)/bench.stamp: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing what the benchmarks compare the service with into $(VENV), once"
+	@$(PIP) install --constraint requirements.lock --editable '.[bench]'
+	@touch $(VENV)/runtime.stamp $(VENV)/dev.stamp $@
