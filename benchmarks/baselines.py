@@ -123,7 +123,10 @@ def _models() -> Any:
                 kind = Decimal
             fields[field.name] = (kind, ...) if field.required else (kind | None, None)
         models.append(create_model(struct.__name__, **fields))
-    any_event = Annotated[Union[tuple(models)], Field(discriminator="event_type")]  # noqa: UP007  # made at run time
+    any_event: Any = Annotated[
+        Union[tuple(models)],  # noqa: UP007  # a union made at run time
+        Field(discriminator="event_type"),
+    ]
     return TypeAdapter(any_event).validate_json
 
 
