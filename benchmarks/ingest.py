@@ -7,6 +7,8 @@ producer are processes of their own. All of them share the machine. Two runs, ea
 - **At a rate**: `--rate` events/s for `--seconds` (0: left out). Every 100 ms one business event and one location are
   noted when they are made, and ClickHouse is asked every 50 ms which of them a query can see (with FINAL, as the metrics
   do). So `p95_seconds` is the whole way through producer, broker, service and store, and the wait to be asked for.
+  Every two seconds a user registers in a city of his own, and `GET /v1/metrics/users` is asked for it every 200 ms until
+  the user is in the answer: `p95_answered_seconds`, with the second for which the cache keeps an answer, and the query.
 - **At full rate**: `--events` are in Kafka before the service starts. `events_per_second` is how fast it stores
   what is left once it is ready.
 
@@ -46,6 +48,9 @@ from tests.integration.running import ServiceProcess
 
 TICK_SECONDS: Final = 0.02
 POLL_SECONDS: Final = 0.05
+ASK_SECONDS: Final = 0.2
+MARK_EVERY_SECONDS: Final = 2.0
+CITY: Final = "city of mark "
 PROBE_EVERY_SECONDS: Final = 0.1
 BASELINE_EVENTS: Final = 50_000
 SETTLE_SECONDS: Final = 120.0
@@ -112,7 +117,7 @@ async def _measure(options: argparse.Namespace, rate: int, total: int, running: 
         if not catching_up:
             producer.start()
             began = await asyncio.to_thread(here.recv)
-        lags, ended = await _watch(warehouse, here, producer, total)
+        lags, answered, ended = await _watch(warehouse, service, here, producer, total)
         cpu = [cpu_seconds(pid) - earlier for pid, earlier in zip(pids, cpu_before, strict=True)]
         peak = peak_memory_mb(service.pid)
         (counted,) = await warehouse.query(_COUNTED)
@@ -136,6 +141,8 @@ async def _measure(options: argparse.Namespace, rate: int, total: int, running: 
         percentiles = quantiles(lags, n=100, method="inclusive")
         report |= {f"p{percent}_seconds": percentiles[percent - 1] for percent in (50, 95, 99)}
         report["probes"] = len(lags)
+    if len(answered) > 1:
+        report["p95_answered_seconds"] = quantiles(answered, n=100, method="inclusive")[94]
     if catching_up and not options.no_baseline:
         report |= await _baselines(running, total, report)
     return report
@@ -166,16 +173,28 @@ async def _baselines(running: Servers, total: int, report: dict[str, Any]) -> di
 
 
 async def _watch(
-    warehouse: ServerWarehouse, produced: Connection, producer: BaseProcess, total: int
-) -> tuple[list[float], float]:
-    """Until all is stored, or it takes too long: how long each probe took to be seen, and the time of the end."""
+    warehouse: ServerWarehouse,
+    service: ServiceProcess,
+    produced: Connection,
+    producer: BaseProcess,
+    total: int,
+) -> tuple[list[float], list[float], float]:
+    """Until all is stored, or it takes too long: how long each probe took to be stored, how long each marked city took
+    to be in an answer, and the time of the end.
+    """
     waiting: dict[str, float] = {}
     lags: list[float] = []
+    answered: list[float] = []
+    marked: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+    asking = asyncio.create_task(_ask(service, marked, answered))
     deadline = time.time() + total / 5_000 + SETTLE_SECONDS
     while time.time() < deadline:
         while produced.poll():
-            event_id, at = produced.recv()
-            waiting[event_id] = at
+            name, at = produced.recv()
+            if name.startswith(CITY):
+                marked.put_nowait((name, at))
+            else:
+                waiting[name] = at
         if waiting:
             since: Parameters = {"ids": list(waiting), "since": int(min(waiting.values()) * 1000) - 1}
             seen = await warehouse.query(_SEEN, since)
@@ -186,7 +205,26 @@ async def _watch(
         if producer.exitcode:
             raise ChildProcessError(f"the producer ended with {producer.exitcode}")
         await asyncio.sleep(POLL_SECONDS)
-    return lags, time.time()
+    asking.cancel()
+    return lags, answered, time.time()
+
+
+async def _ask(
+    service: ServiceProcess, marked: "asyncio.Queue[tuple[str, float]]", answered: list[float]
+) -> None:
+    """Asks the metrics for the users of each marked city until there is one."""
+    while True:
+        city, at = await marked.get()
+        while True:
+            if await asyncio.to_thread(_users, service, city):
+                break
+            await asyncio.sleep(ASK_SECONDS)
+        answered.append(time.time() - at)
+
+
+def _users(service: ServiceProcess, city: str) -> int:
+    answer = service.get_json("/v1/metrics/users", city=city)
+    return int(answer["summary"]["total_users"])
 
 
 _SEEN: Final = """
@@ -225,7 +263,7 @@ async def _send(address: str, seed: int, rate: int, total: int, probes: Connecti
     producer = AIOKafkaProducer(bootstrap_servers=address, compression_type="lz4", linger_ms=5)
     await producer.start()
     sent = 0
-    began = last_probe = time.time()
+    began = last_probe = last_mark = time.time()
     if rate:
         probes.send(began)
     try:
@@ -240,7 +278,12 @@ async def _send(address: str, seed: int, rate: int, total: int, probes: Connecti
                     event_id = stream.new_id()
                     probes.send((event_id, now))
                 location = number == sent + 1 if is_probe else None
-                topic, record = stream.record(int(now * 1000), event_id, location=location)
+                if rate and number == sent + 2 and now - last_mark >= MARK_EVERY_SECONDS:
+                    last_mark = now
+                    probes.send((city := f"{CITY}{now}", now))
+                    topic, record = stream.registration(int(now * 1000), city)
+                else:
+                    topic, record = stream.record(int(now * 1000), event_id, location=location)
                 batch = batches.get(topic)
                 if batch is None or batch.append(key=None, value=record, timestamp=None) is None:
                     if batch is not None:
