@@ -69,7 +69,7 @@ fuzzapi: $(VENV)/dev.stamp ## test the HTTP interface against its OpenAPI docume
 # Pins that still fit the ranges are kept; `make lock ARGS=--upgrade` takes the newest of everything.
 # The result holds for every platform and Python version that pyproject.toml allows.
 lock: $(VENV)/dev.stamp ## resolve the ranges of pyproject.toml into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra bench \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  $(ARGS) --output-file requirements.lock pyproject.toml
 
