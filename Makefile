@@ -54,7 +54,7 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/dev.stamp ## measure ingestion, shortly
+bench: $(VENV)/bench.stamp ## measure ingestion, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
 
 soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
@@ -69,7 +69,7 @@ fuzzapi: $(VENV)/dev.stamp ## test the HTTP interface against its OpenAPI docume
 # Pins that still fit the ranges are kept; `make lock ARGS=--upgrade` takes the newest of everything.
 # The result holds for every platform and Python version that pyproject.toml allows.
 lock: $(VENV)/dev.stamp ## resolve the ranges of pyproject.toml into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra bench \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  $(ARGS) --output-file requirements.lock pyproject.toml
 
@@ -97,3 +97,8 @@ $(VENV)/dev.stamp: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing the service and its development tools into $(VENV), once"
 	@$(PIP) install --constraint requirements.lock --editable '.[dev]'
 	@touch $(VENV)/runtime.stamp $@
+
+$(VENV)/bench.stamp: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing what the benchmarks compare the service with into $(VENV), once"
+	@$(PIP) install --constraint requirements.lock --editable '.[bench]'
+	@touch $(VENV)/runtime.stamp $(VENV)/dev.stamp $@

@@ -1,26 +1,31 @@
 """Ingestion, from a real Kafka through the service into a real ClickHouse: rate, freshness, CPU and memory.
 
-`python benchmarks/ingest.py [--rate 10000] [--seconds 60] [--seed 1] [--json]`; with `--rate 0` all records are sent
-first, and it is measured how fast the service catches up (no freshness then). Kafka, ClickHouse, PostgreSQL and Valkey
-are started in temporary folders; the service (`openride-analytics serve`) and the producer are processes of their own.
+`python benchmarks/ingest.py [--rate 10000] [--seconds 20] [--events 500000] [--seed 1] [--no-baseline] [--json]`. Kafka,
+ClickHouse, PostgreSQL and Valkey are started in temporary folders; the service (`openride-analytics serve`) and the
+producer are processes of their own. All of them share the machine. Two runs, each with empty servers:
 
-- **Rate**: the events found in the tables at the end (repeats would count once), from the first one produced until the
-  last one can be queried.
-- **Freshness**: every 100 ms one business event and one location are noted when they are made, and ClickHouse is asked
-  every 50 ms which of them a query can see (with FINAL, as the metrics do). So a figure is the whole way through
-  producer, broker, service and store, and up to 50 ms of waiting to be asked for.
-- **CPU per event**: user and system time of the service's process over the events it stored in that time; ClickHouse's
-  beside it, which holds the probes' queries too. Memory is the kernel's high-water mark for the service.
-- **Baseline**, in the same run: a plain consumer (aiokafka one record at a time, `json.loads`, rows of 1,000 as
-  JSONEachRow over HTTP into a MergeTree table) on records of the same stream. It checks nothing, and stores the rest of
-  an event as the text that came. `times_better_than_baseline` is its CPU per event over the service's.
+- **At a rate**: `--rate` events/s for `--seconds` (0: left out). Every 100 ms one business event and one location are
+  noted when they are made, and ClickHouse is asked every 50 ms which of them a query can see (with FINAL, as the metrics
+  do). So `p95_seconds` is the whole way through producer, broker, service and store, and the wait to be asked for.
+  Every two seconds a user registers in a city of his own, and `GET /v1/metrics/users` is asked for it every 200 ms until
+  the user is in the answer: `p95_answered_seconds`, with the second for which the cache keeps an answer, and the query.
+- **At full rate**: `--events` are in Kafka before the service starts. `events_per_second` is how fast it stores
+  what is left once it is ready.
+
+**CPU per event** is user and system time of a process over the events stored in that time: it hardly depends on what else
+the machine does. Figures without a prefix are those at full rate, `paced_…` those at the rate. Events are counted in
+the tables at the end, where repeats would count once. Memory is the kernel's high-water mark for the service.
+
+**Baselines** (`baselines.py`) read the topics of the run at full rate. As the second has no process of its own, CPU is
+compared for process and ClickHouse together: `times_better_than_baseline` is that of the first design over the service's
+(and `…_without_clickhouse` that of the processes alone), `times_slower_than_limit` the service's over that of
+ClickHouse when it reads Kafka itself.
 """
 
 import argparse
 import asyncio
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -29,11 +34,11 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final
 
-import httpx
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import baselines
 from benchmarks.servers import Servers, cpu_seconds, make_topics, peak_memory_mb, servers
 from benchmarks.stream import Stream
 from openride_analytics.config import Kafka
@@ -43,10 +48,21 @@ from tests.integration.running import ServiceProcess
 
 TICK_SECONDS: Final = 0.02
 POLL_SECONDS: Final = 0.05
+ASK_SECONDS: Final = 0.2
+MARK_EVERY_SECONDS: Final = 2.0
+CITY: Final = "city of mark "
 PROBE_EVERY_SECONDS: Final = 0.1
-BASELINE_EVENTS: Final = 100_000
-BASELINE_TOPIC: Final = "baseline"
+BASELINE_EVENTS: Final = 50_000
 SETTLE_SECONDS: Final = 120.0
+
+
+# What both runs report.
+_BOTH: Final = frozenset(
+    {
+        *("events_produced", "events_stored", "dead_letters", "events_per_second", "peak_memory_mb"),
+        *("cpu_us_per_event", "clickhouse_cpu_us_per_event", "kafka_cpu_us_per_event"),
+    }
+)
 
 
 def main() -> int:
@@ -55,31 +71,38 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--rate", type=int, default=10_000, help="events per second; 0: all at once (default: 10000)"
+        "--rate", type=int, default=10_000, help="events per second; 0: at full rate only (default: 10000)"
     )
-    parser.add_argument("--seconds", type=int, default=20, help="length of the stream (default: 20)")
+    parser.add_argument("--seconds", type=int, default=20, help="length of the run at a rate (default: 20)")
+    parser.add_argument("--events", type=int, default=500_000, help="at full rate (default: 500000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-baseline", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
-    with servers() as running:
-        report = asyncio.run(_measure(options, running))
+    report: dict[str, Any] = {}
+    lost = 0
+    for rate, total in ((options.rate, options.rate * options.seconds), (0, options.events)):
+        if not total:
+            continue
+        with servers() as running:
+            part = asyncio.run(_measure(options, rate, total, running))
+        lost += part["events_produced"] - part["events_stored"]
+        report |= {f"paced_{name}" if rate and name in _BOTH else name: value for name, value in part.items()}
     for name, value in report.items():
         print(f"{name:<28} {value:,.2f}" if isinstance(value, float) else f"{name:<28} {value:,}")
     if options.json:
         print(json.dumps(report))
-    return 0 if report["events_stored"] == report["events_produced"] else 1
+    return 1 if lost else 0
 
 
-async def _measure(options: argparse.Namespace, running: Servers) -> dict[str, Any]:
-    catching_up = options.rate == 0
-    total = (options.rate or 50_000) * options.seconds
+async def _measure(options: argparse.Namespace, rate: int, total: int, running: Servers) -> dict[str, Any]:
+    catching_up = rate == 0
     kafka, clickhouse = running.kafka, running.clickhouse
-    await make_topics(kafka, (*Kafka().topics, BASELINE_TOPIC))
+    await make_topics(kafka, Kafka().topics)
     service = ServiceProcess(running.config)
     here, there = multiprocessing.Pipe()
     producer = multiprocessing.get_context("spawn").Process(
-        target=produce, args=(kafka.address, options.seed, options.rate, total, there), daemon=True
+        target=produce, args=(kafka.address, options.seed, rate, total, there), daemon=True
     )
     warehouse = ServerWarehouse(clickhouse.url, query_timeout_seconds=30, insert_timeout_seconds=30)
     try:
@@ -88,13 +111,13 @@ async def _measure(options: argparse.Namespace, running: Servers) -> dict[str, A
             await asyncio.to_thread(producer.join)
         await asyncio.to_thread(service.start)
         await asyncio.to_thread(service.wait_until_ready)
-        pids = service.pid, clickhouse.pid
+        pids = service.pid, clickhouse.pid, kafka.pid
         # When it catches up, the service has begun by now: what it has already stored does not count.
         began, before, cpu_before = time.time(), await _logged(warehouse), [cpu_seconds(pid) for pid in pids]
         if not catching_up:
             producer.start()
             began = await asyncio.to_thread(here.recv)
-        lags, ended = await _watch(warehouse, here, producer, total)
+        lags, answered, ended = await _watch(warehouse, service, here, producer, total)
         cpu = [cpu_seconds(pid) - earlier for pid, earlier in zip(pids, cpu_before, strict=True)]
         peak = peak_memory_mb(service.pid)
         (counted,) = await warehouse.query(_COUNTED)
@@ -111,30 +134,67 @@ async def _measure(options: argparse.Namespace, running: Servers) -> dict[str, A
         "events_per_second": measured / (ended - began),
         "cpu_us_per_event": cpu[0] / measured * 1e6,
         "clickhouse_cpu_us_per_event": cpu[1] / measured * 1e6,
+        "kafka_cpu_us_per_event": cpu[2] / measured * 1e6,
         "peak_memory_mb": peak,
     }
     if len(lags) > 1:
         percentiles = quantiles(lags, n=100, method="inclusive")
         report |= {f"p{percent}_seconds": percentiles[percent - 1] for percent in (50, 95, 99)}
         report["probes"] = len(lags)
-    if not options.no_baseline:
-        baseline = await _baseline(running, options.seed)
-        report["baseline_cpu_us_per_event"] = baseline
-        report["times_better_than_baseline"] = baseline / report["cpu_us_per_event"]
+    if len(answered) > 1:
+        report["p95_answered_seconds"] = quantiles(answered, n=100, method="inclusive")[94]
+    if catching_up and not options.no_baseline:
+        report |= await _baselines(running, total, report)
     return report
 
 
+async def _baselines(running: Servers, total: int, report: dict[str, Any]) -> dict[str, Any]:
+    """Both baselines on the topics of the run, after it, and how the service compares."""
+    warehouse = ServerWarehouse(running.clickhouse.url, query_timeout_seconds=60, insert_timeout_seconds=60)
+    try:
+        limit = await baselines.kafka_engine(running, warehouse, Kafka().topics, total)
+        first, stored = await baselines.first_design(
+            running, warehouse, Kafka().topics, min(total, BASELINE_EVENTS)
+        )
+    finally:
+        await warehouse.close()
+    ours, whole = (
+        report["cpu_us_per_event"],
+        report["cpu_us_per_event"] + report["clickhouse_cpu_us_per_event"],
+    )
+    return {
+        "baseline_cpu_us_per_event": first,
+        "baseline_clickhouse_cpu_us_per_event": stored,
+        "limit_cpu_us_per_event": limit,
+        "times_better_than_baseline": (first + stored) / whole,
+        "times_better_than_baseline_without_clickhouse": first / ours,
+        "times_slower_than_limit": whole / limit,
+    }
+
+
 async def _watch(
-    warehouse: ServerWarehouse, produced: Connection, producer: BaseProcess, total: int
-) -> tuple[list[float], float]:
-    """Until all is stored, or it takes too long: how long each probe took to be seen, and the time of the end."""
+    warehouse: ServerWarehouse,
+    service: ServiceProcess,
+    produced: Connection,
+    producer: BaseProcess,
+    total: int,
+) -> tuple[list[float], list[float], float]:
+    """Until all is stored, or it takes too long: how long each probe took to be stored, how long each marked city took
+    to be in an answer, and the time of the end.
+    """
     waiting: dict[str, float] = {}
     lags: list[float] = []
+    answered: list[float] = []
+    marked: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+    asking = asyncio.create_task(_ask(service, marked, answered))
     deadline = time.time() + total / 5_000 + SETTLE_SECONDS
     while time.time() < deadline:
         while produced.poll():
-            event_id, at = produced.recv()
-            waiting[event_id] = at
+            name, at = produced.recv()
+            if name.startswith(CITY):
+                marked.put_nowait((name, at))
+            else:
+                waiting[name] = at
         if waiting:
             since: Parameters = {"ids": list(waiting), "since": int(min(waiting.values()) * 1000) - 1}
             seen = await warehouse.query(_SEEN, since)
@@ -145,7 +205,26 @@ async def _watch(
         if producer.exitcode:
             raise ChildProcessError(f"the producer ended with {producer.exitcode}")
         await asyncio.sleep(POLL_SECONDS)
-    return lags, time.time()
+    asking.cancel()
+    return lags, answered, time.time()
+
+
+async def _ask(
+    service: ServiceProcess, marked: "asyncio.Queue[tuple[str, float]]", answered: list[float]
+) -> None:
+    """Asks the metrics for the users of each marked city until there is one."""
+    while True:
+        city, at = await marked.get()
+        while True:
+            if await asyncio.to_thread(_users, service, city):
+                break
+            await asyncio.sleep(ASK_SECONDS)
+        answered.append(time.time() - at)
+
+
+def _users(service: ServiceProcess, city: str) -> int:
+    answer = service.get_json("/v1/metrics/users", city=city)
+    return int(answer["summary"]["total_users"])
 
 
 _SEEN: Final = """
@@ -184,7 +263,7 @@ async def _send(address: str, seed: int, rate: int, total: int, probes: Connecti
     producer = AIOKafkaProducer(bootstrap_servers=address, compression_type="lz4", linger_ms=5)
     await producer.start()
     sent = 0
-    began = last_probe = time.time()
+    began = last_probe = last_mark = time.time()
     if rate:
         probes.send(began)
     try:
@@ -199,7 +278,12 @@ async def _send(address: str, seed: int, rate: int, total: int, probes: Connecti
                     event_id = stream.new_id()
                     probes.send((event_id, now))
                 location = number == sent + 1 if is_probe else None
-                topic, record = stream.record(int(now * 1000), event_id, location=location)
+                if rate and number == sent + 2 and now - last_mark >= MARK_EVERY_SECONDS:
+                    last_mark = now
+                    probes.send((city := f"{CITY}{now}", now))
+                    topic, record = stream.registration(int(now * 1000), city)
+                else:
+                    topic, record = stream.record(int(now * 1000), event_id, location=location)
                 batch = batches.get(topic)
                 if batch is None or batch.append(key=None, value=record, timestamp=None) is None:
                     if batch is not None:
@@ -216,70 +300,6 @@ async def _send(address: str, seed: int, rate: int, total: int, probes: Connecti
         await producer.flush()
     finally:
         await producer.stop()
-
-
-async def _baseline(running: Servers, seed: int) -> float:
-    """CPU microseconds per event of the plain consumer, in a process of its own."""
-    stream = Stream(seed)
-    producer = AIOKafkaProducer(bootstrap_servers=running.kafka.address, compression_type="lz4")
-    await producer.start()
-    for _ in range(BASELINE_EVENTS):
-        await producer.send(BASELINE_TOPIC, stream.record(int(time.time() * 1000))[1])
-    await producer.stop()
-    here, there = multiprocessing.Pipe()
-    arguments = (running.kafka.address, f"http://127.0.0.1:{running.clickhouse.http_port}", there)
-    process = multiprocessing.get_context("spawn").Process(
-        target=_consume_plainly, args=arguments, daemon=True
-    )
-    process.start()
-    cpu_us: float = await asyncio.to_thread(here.recv)
-    await asyncio.to_thread(process.join)
-    return cpu_us
-
-
-def _consume_plainly(address: str, clickhouse: str, result: Connection) -> None:
-    """The baseline's process."""
-    result.send(asyncio.run(_plain_consumer(address, clickhouse)))
-
-
-async def _plain_consumer(address: str, clickhouse: str) -> float:
-    consumer = AIOKafkaConsumer(
-        BASELINE_TOPIC,
-        bootstrap_servers=address,
-        group_id="baseline",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-    )
-    async with httpx.AsyncClient(base_url=clickhouse, timeout=60, trust_env=False) as http:
-        layout = "event_type LowCardinality(String), event_id UUID, event_timestamp Int64, payload String"
-        table = f"CREATE TABLE baseline ({layout})"
-        (
-            await http.post("/", content=f"{table} ENGINE = MergeTree ORDER BY (event_type, event_timestamp)")
-        ).raise_for_status()
-        await consumer.start()
-        cpu_before = _own_cpu_seconds()
-        rows: list[str] = []
-        taken = 0
-        while taken < BASELINE_EVENTS:
-            record = await consumer.getone()
-            event = json.loads(record.value)
-            row = {name: event[name] for name in ("event_type", "event_id", "event_timestamp")}
-            row["payload"] = record.value.decode()
-            rows.append(json.dumps(row))
-            taken += 1
-            if len(rows) == 1_000 or taken == BASELINE_EVENTS:
-                query = {"query": "INSERT INTO baseline FORMAT JSONEachRow"}
-                (await http.post("/", params=query, content="\n".join(rows))).raise_for_status()
-                await consumer.commit()
-                rows.clear()
-        used = _own_cpu_seconds() - cpu_before
-        await consumer.stop()
-    return used / taken * 1e6
-
-
-def _own_cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ _LOCATION: Final = (
     '"lat":%.6f,"lon":%.6f,"speed_kmh":43.5,"bearing":181.5,"accuracy_meters":8.0}'
 )
 
+_REGISTRATION: Final = (
+    '{"event_type":"user.registered","event_timestamp":%d,"user_id":"%s","role":"RIDER","city":"%s"}'
+)
+
 _PRICE: Final = '"seats_booked":2,"total_price":"3000.00","currency":"NGN"'
 _PAYMENT: Final = (
     '"amount":"3000.00","currency":"NGN","payment_method":"card","provider":"paystack",'
@@ -129,6 +133,10 @@ class Stream:
         topic, text, names = chance.choice(_TEMPLATES)
         ids = [self._driver() if name == "driver_id" else self.new_id() for name in names]
         return topic, (text % (event_id, at_ms, *ids)).encode()
+
+    def registration(self, at_ms: int, city: str) -> tuple[str, bytes]:
+        """A user who registers in a city at that moment."""
+        return "openride.events.user", (_REGISTRATION % (at_ms, self.new_id(), city)).encode()
 
     def _driver(self) -> str:
         return self._random.choice(self._drivers)

@@ -59,7 +59,7 @@ class BadEvent(Exception):
         self.detail = detail[:_LONGEST_DETAIL]
 
 
-class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True):
+class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True, gc=False):
     """The envelope. The class attributes name the fields that `decode` brings into canonical form."""
 
     times: ClassVar[tuple[str, ...]] = ()
@@ -318,6 +318,12 @@ class Event(Struct, frozen=True, gc=False):
     is_location: bool
     event_id: UUID | None
 
+    @property
+    def id_text(self) -> str:
+        """The id inside the line, given or derived: cut out of it in a third of the time that a UUID takes to be written."""
+        begin = self.line.index(b'"event_id":"') + 12
+        return self.line[begin : begin + 36].decode()
+
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
@@ -345,6 +351,7 @@ _OLDEST_MS: Final = (datetime(2015, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 # Departures may be planned ahead; this only keeps absurd years out of the store.
 _LATEST_PLANNED_MS: Final = (datetime(2100, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _SECONDS_BELOW: Final = 1e11
+_MILLISECONDS_BELOW: Final = 1e15
 _MONEY_BELOW: Final = Decimal(10**14)
 _FOUR_PLACES: Final = Decimal("0.0001")
 
@@ -383,6 +390,7 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
         tag=event_type,
         omit_defaults=True,
         kw_only=True,
+        gc=False,
     )
     return msgspec.json.Decoder(struct, float_hook=str.encode).decode
 
@@ -445,11 +453,13 @@ def _normalise(event: _Event, default_currency: str) -> None:
 
 def _milliseconds(value: Time, field: str) -> int:
     """Unix milliseconds, cut (not rounded) to the millisecond; text without an offset is UTC."""
+    if type(value) is int and _SECONDS_BELOW <= value < _MILLISECONDS_BELOW:
+        return value  # what most producers send
     if isinstance(value, datetime):
         since = (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
         # Half the time of dividing `since` by a millisecond.
         return since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
-    if not -1e15 < value < 1e15:
+    if not -_MILLISECONDS_BELOW < value < _MILLISECONDS_BELOW:
         raise BadEvent("timestamp_out_of_range", "The Unix time is out of range.", field)
     # By way of microseconds: 1772348700.123 is a hair below in binary and must not lose its last millisecond.
     return round(value * (1e6 if value < _SECONDS_BELOW else 1e3)) // 1000

@@ -184,81 +184,9 @@ CREATE TABLE IF NOT EXISTS dead_letters
 ENGINE = ReplacingMergeTree
 ORDER BY dead_letter_id;
 
+-- `untuple` in a subquery, so that each field is a plain column outside: the names of 68 expressions on the tuple itself would
+-- each hold its whole type, and cost 65 ms of the engine's time at every insert, for one event as for thousands.
 CREATE MATERIALIZED VIEW IF NOT EXISTS incoming_to_events TO events AS
-WITH
-    JSONExtract(
-        line,
-        'Tuple(
-            event_type LowCardinality(String),
-            event_id UUID,
-            event_timestamp Int64,
-            user_id UUID,
-            role LowCardinality(String),
-            city LowCardinality(String),
-            state LowCardinality(String),
-            referral_code String,
-            kyc_status LowCardinality(String),
-            verified_by UUID,
-            previous_role LowCardinality(String),
-            new_role LowCardinality(String),
-            route_id UUID,
-            driver_id UUID,
-            route_name String,
-            origin_city LowCardinality(String),
-            origin_state LowCardinality(String),
-            destination_city LowCardinality(String),
-            destination_state LowCardinality(String),
-            stops_count UInt32,
-            seats_total UInt8,
-            base_price Nullable(Decimal(18, 4)),
-            departure_time LowCardinality(String),
-            active_days Array(LowCardinality(String)),
-            cancellation_reason String,
-            active_bookings_count UInt32,
-            booking_id UUID,
-            rider_id UUID,
-            seats_booked Nullable(UInt32),
-            total_price Nullable(Decimal(18, 4)),
-            currency LowCardinality(String),
-            pickup_lat Nullable(Float64),
-            pickup_lon Nullable(Float64),
-            dropoff_lat Nullable(Float64),
-            dropoff_lon Nullable(Float64),
-            pickup_stop_id UUID,
-            dropoff_stop_id UUID,
-            scheduled_departure Nullable(Int64),
-            payment_id UUID,
-            confirmation_code String,
-            cancelled_by LowCardinality(String),
-            refund_initiated Bool,
-            trip_id UUID,
-            actual_departure Nullable(Int64),
-            actual_arrival Nullable(Int64),
-            duration_minutes Nullable(Float64),
-            amount Nullable(Decimal(18, 4)),
-            payment_method LowCardinality(String),
-            provider LowCardinality(String),
-            provider_transaction_id String,
-            processing_time_ms Nullable(UInt32),
-            error_code LowCardinality(String),
-            error_message String,
-            refund_amount Nullable(Decimal(18, 4)),
-            original_amount Nullable(Decimal(18, 4)),
-            refund_reason String,
-            refunded_by UUID,
-            start_lat Nullable(Float64),
-            start_lon Nullable(Float64),
-            passengers_count UInt8,
-            distance_km Nullable(Float64),
-            end_lat Nullable(Float64),
-            end_lon Nullable(Float64),
-            driver_earnings Nullable(Decimal(18, 4)),
-            platform_commission Nullable(Decimal(18, 4)),
-            on_time Nullable(Bool),
-            was_started Bool,
-            partial_distance_km Nullable(Float64)
-        )'
-    ) AS e
 SELECT
     e.event_type AS event_type,
     e.event_id AS event_id,
@@ -337,10 +265,90 @@ SELECT
     e.was_started AS was_started,
     e.partial_distance_km AS partial_distance_km,
     least(sipHash64(line), 18446744073709551614) AS content_rank
-FROM incoming
-ARRAY JOIN splitByChar('\n', lines) AS line
-WHERE kind = 'event'
-  AND e.user_id NOT IN (SELECT user_id FROM erased_users)
+FROM
+(
+    SELECT
+        line,
+        untuple(
+            JSONExtract(
+                line,
+                'Tuple(
+                    event_type LowCardinality(String),
+                    event_id UUID,
+                    event_timestamp Int64,
+                    user_id UUID,
+                    role LowCardinality(String),
+                    city LowCardinality(String),
+                    state LowCardinality(String),
+                    referral_code String,
+                    kyc_status LowCardinality(String),
+                    verified_by UUID,
+                    previous_role LowCardinality(String),
+                    new_role LowCardinality(String),
+                    route_id UUID,
+                    driver_id UUID,
+                    route_name String,
+                    origin_city LowCardinality(String),
+                    origin_state LowCardinality(String),
+                    destination_city LowCardinality(String),
+                    destination_state LowCardinality(String),
+                    stops_count UInt32,
+                    seats_total UInt8,
+                    base_price Nullable(Decimal(18, 4)),
+                    departure_time LowCardinality(String),
+                    active_days Array(LowCardinality(String)),
+                    cancellation_reason String,
+                    active_bookings_count UInt32,
+                    booking_id UUID,
+                    rider_id UUID,
+                    seats_booked Nullable(UInt32),
+                    total_price Nullable(Decimal(18, 4)),
+                    currency LowCardinality(String),
+                    pickup_lat Nullable(Float64),
+                    pickup_lon Nullable(Float64),
+                    dropoff_lat Nullable(Float64),
+                    dropoff_lon Nullable(Float64),
+                    pickup_stop_id UUID,
+                    dropoff_stop_id UUID,
+                    scheduled_departure Nullable(Int64),
+                    payment_id UUID,
+                    confirmation_code String,
+                    cancelled_by LowCardinality(String),
+                    refund_initiated Bool,
+                    trip_id UUID,
+                    actual_departure Nullable(Int64),
+                    actual_arrival Nullable(Int64),
+                    duration_minutes Nullable(Float64),
+                    amount Nullable(Decimal(18, 4)),
+                    payment_method LowCardinality(String),
+                    provider LowCardinality(String),
+                    provider_transaction_id String,
+                    processing_time_ms Nullable(UInt32),
+                    error_code LowCardinality(String),
+                    error_message String,
+                    refund_amount Nullable(Decimal(18, 4)),
+                    original_amount Nullable(Decimal(18, 4)),
+                    refund_reason String,
+                    refunded_by UUID,
+                    start_lat Nullable(Float64),
+                    start_lon Nullable(Float64),
+                    passengers_count UInt8,
+                    distance_km Nullable(Float64),
+                    end_lat Nullable(Float64),
+                    end_lon Nullable(Float64),
+                    driver_earnings Nullable(Decimal(18, 4)),
+                    platform_commission Nullable(Decimal(18, 4)),
+                    on_time Nullable(Bool),
+                    was_started Bool,
+                    partial_distance_km Nullable(Float64)
+                )'
+            )
+        ) AS e
+    FROM incoming
+    ARRAY JOIN splitByChar('\n', lines) AS line
+    WHERE kind = 'event'
+)
+WHERE e.user_id NOT IN (SELECT user_id FROM erased_users)
   AND e.rider_id NOT IN (SELECT user_id FROM erased_users)
   AND e.driver_id NOT IN (SELECT user_id FROM erased_users);
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
-from uuid import UUID
 
 import structlog
 
@@ -35,6 +34,8 @@ log = structlog.get_logger(__name__)
 CHUNK_EVENTS: Final = 1_000
 # Enough to get down to one event of the largest batch and to its neighbours; then it is not the content.
 REFUSALS_TRIED: Final = 40
+# The ids of a batch in one query: scattered as they are, a few thousand of them lie in as many granules as all.
+_SETTLED_AT_ONCE: Final = 100_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
@@ -265,9 +266,9 @@ async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]
     if not events:
         return []
     refused = await _Insertion(warehouse).insert(events)
-    given = [event.event_id for event, _ in events if event.event_id is not None]
-    for start in range(0, len(given), IDS_PER_QUERY):
-        await settle_clashes(warehouse, given[start : start + IDS_PER_QUERY])
+    given = [event for event, _ in events if event.event_id is not None]
+    for start in range(0, len(given), _SETTLED_AT_ONCE):
+        await settle_clashes(warehouse, [event.id_text for event in given[start : start + _SETTLED_AT_ONCE]])
     return refused
 
 
@@ -331,14 +332,13 @@ def _chunks(events: Sequence[tuple[Event, int]]) -> Iterable[tuple[Value, ...]]:
             )
 
 
-async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[UUID]) -> None:
+async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[str]) -> None:
     """Of several contents under one id the earliest wins (then by event type); the others get a tombstone.
 
     The order is total and does not know arrival, and a key that has lost can never win again: settling is idempotent
     and the order of batches does not matter.
     """
-    ids = [str(event_id) for event_id in event_ids]
-    await settle_clashes_among(warehouse, "event_id IN {ids:Array(UUID)}", {"ids": ids})
+    await settle_clashes_among(warehouse, "event_id IN {ids:Array(UUID)}", {"ids": event_ids})
 
 
 async def settle_all_clashes(warehouse: Warehouse) -> None:

@@ -4,9 +4,8 @@ Two implementations keep these promises: `server.ServerWarehouse` (ClickHouse ov
 and `embedded.EmbeddedWarehouse` (the same engine inside the process). Both speak the same SQL.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 Parameter = int | float | bool | str | Sequence[int] | Sequence[str]
 Parameters = Mapping[str, Parameter]
@@ -127,6 +126,8 @@ class Warehouse(Protocol):
 SETTINGS: Final[Mapping[str, str | int]] = {
     # An insert is stored when it is acknowledged, in one part, however many small blocks it came in.
     "async_insert": 0,
+    # Repeats within one insert wait for a merge, like all others: readers use FINAL.
+    "optimize_on_insert": 0,
     "max_partitions_per_insert_block": 0,  # late events of many months must not fail a batch
     # The partition follows from the sorting key's time: the same key never lies in two partitions.
     "do_not_merge_across_partitions_select_final": 1,
@@ -145,6 +146,11 @@ def parameter_text(value: Parameter) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
+    # Looking once at all of them is five times as fast for the long lists of ids, which have nothing to escape.
+    if value and isinstance(value[0], str):
+        texts = cast("Sequence[str]", value)
+        if _is_plain(together := "".join(texts)) and "'" not in together:
+            return "['" + "','".join(texts) + "']"
     return "[" + ",".join(quoted(item) if isinstance(item, str) else str(item) for item in value) + "]"
 
 
@@ -154,9 +160,12 @@ def quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    # Looking first is ten times as fast for the long lists of ids that have nothing to escape.
-    return text.translate(_ESCAPES) if _SPECIAL.search(text) else text
+    return text if _is_plain(text) else text.translate(_ESCAPES)
 
 
-_SPECIAL: Final = re.compile(r"[\\\t\n\r\0]")
+def _is_plain(text: str) -> bool:
+    """Surely nothing to escape: to look for it first is many times as fast as to translate megabytes of ids."""
+    return text.isprintable() and "\\" not in text
+
+
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
