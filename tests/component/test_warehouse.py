@@ -345,7 +345,7 @@ class TestServer:
     async def test_an_insert_into_a_server_that_hangs_ends_in_time(
         self, clickhouse: ClickHouseServer, clickhouse_url: str
     ) -> None:
-        warehouse = ServerWarehouse(clickhouse_url, query_timeout_seconds=4, insert_timeout_seconds=4)
+        warehouse = ServerWarehouse(clickhouse_url, query_timeout_seconds=1, insert_timeout_seconds=1)
         await warehouse.query("SELECT 1")
         clickhouse.pause()
         try:
