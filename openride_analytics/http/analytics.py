@@ -169,6 +169,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
             return msgspec.json.encode(await asked.ask(service.warehouse, asked.question))
 
         key = analytics_key(f"{endpoint.name} {asked.media_type}", asked.question)
-        return await answered(request, key, compute, media_type=asked.media_type)
+        end_ms = asked.question.period.end_ms
+        return await answered(request, key, compute, end_ms=end_ms, media_type=asked.media_type)
 
     return handler

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Final
 
 from litestar import Request, Response
@@ -42,12 +43,17 @@ async def answered(
     request: Request[Any, Any, State],
     key: str,
     compute: Callable[[], Awaitable[bytes]],
-    max_age_seconds: float | None = None,
+    *,
+    end_ms: float = inf,
+    max_age_seconds: float = inf,
     media_type: str = "application/json",
 ) -> Response[bytes]:
-    """The answer from the cache or computed, with its headers; 304 where the client has it already."""
+    """The answer from the cache or computed, with its headers; 304 where the client has it already.
+
+    The rest is as for `Answers.get`.
+    """
     service: Service = request.app.state.service
-    answer = await service.answers.get(key, compute, max_age_seconds=max_age_seconds)
+    answer = await service.answers.get(key, compute, end_ms=end_ms, max_age_seconds=max_age_seconds)
     service.metrics.cache_requests.labels(answer.source).inc()
     headers = {
         "ETag": answer.etag,
@@ -55,8 +61,8 @@ async def answered(
         "Age": str(answer.age_seconds),
         "X-Cache": answer.source,
     }
-    # Proxies that compress make tags weak ones.
+    # Compared weakly: proxies that compress make strong tags weak ones.
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if answer.etag in known:
+    if answer.etag in known or known == ["*"]:
         return Response(b"", status_code=304, headers=headers)
     return Response(answer.body, media_type=media_type, headers=headers)

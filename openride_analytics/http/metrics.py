@@ -114,7 +114,8 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         async def compute() -> bytes:
             return msgspec.json.encode(await endpoint.ask(service.warehouse, question))
 
-        return await answered(request, question_key(endpoint.name, question), compute)
+        key = question_key(endpoint.name, question)
+        return await answered(request, key, compute, end_ms=question.period.end_ms)
 
     return handler
 

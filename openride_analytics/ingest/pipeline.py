@@ -102,7 +102,8 @@ class Submission:
 class Pipeline:
     """Gathers submissions into batches and stores them. Call `run` in a task of its own.
 
-    `on_stored` is called after each batch; `publish` sends dead letters wherever else they shall go.
+    `on_stored` is called after each batch of events with the earliest of their times (Unix milliseconds); `publish` sends
+    dead letters wherever else they shall go.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Pipeline:
         *,
         max_batch_events: int,
         max_delay_seconds: float,
-        on_stored: Callable[[], Awaitable[None]],
+        on_stored: Callable[[int], Awaitable[None]],
         publish: Callable[[Sequence[DeadLetter]], Awaitable[None]] | None = None,
     ) -> None:
         self._warehouse = warehouse
@@ -240,7 +241,9 @@ class Pipeline:
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
         self._metrics.rejected_letters([(letter.reason, letter.topic or OVER_HTTP) for letter in letters])
-        await self._on_stored()
+        # Where ids clash, a later event may be gone as well: the earliest time covers it.
+        if events:
+            await self._on_stored(min(event.at_ms for submission in batch for event in submission.events))
 
     async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
         """Stores a batch and returns its dead letters, those included of what the store cannot hold."""

@@ -102,7 +102,7 @@ async def app(
         "storage": {"data_dir": str(tmp_path_factory.mktemp("data"))},
         "postgres": {"url": postgres_url},
         "ingest": {"max_request_bytes": MAX_REQUEST_BYTES, "max_delay_seconds": 0.01},
-        "cache": {"fresh_seconds": 0.0},
+        "cache": {"fresh_seconds": 0.0, "stale_seconds": 0.0},
         "retention": {"hot_days": 0, "cold_days": 0},
     }
     with pytest.MonkeyPatch.context() as patch:
