@@ -8,7 +8,7 @@ memory stays bounded whatever happens behind. Storing is tried for ever (a sourc
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -298,7 +298,7 @@ class _Insertion:
     async def _insert(self, events: Sequence[tuple[Event, int]]) -> None:
         try:
             await self._warehouse.insert(
-                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), list(_chunks(events))
+                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(events)
             )
         except StatementRefused as refusal:
             self._refusals += 1
@@ -317,21 +317,28 @@ class _Insertion:
         await self._insert(events[middle:])
 
 
-def _chunks(events: Sequence[tuple[Event, int]]) -> Iterable[tuple[Value, ...]]:
-    """Rows of `incoming`: events of one kind together, many in one string."""
+async def _chunks(events: Sequence[tuple[Event, int]]) -> list[tuple[Value, ...]]:
+    """Rows of `incoming`: events of one kind together, many in one string. In slices, so that others get their turn."""
     kinds: dict[tuple[bool, bool], list[tuple[Event, int]]] = {}
-    for pair in events:
-        event = pair[0]
-        kinds.setdefault((event.is_location, event.event_id is not None), []).append(pair)
+    for start in range(0, len(events), CHUNK_EVENTS):
+        for pair in events[start : start + CHUNK_EVENTS]:
+            event = pair[0]
+            kinds.setdefault((event.is_location, event.event_id is not None), []).append(pair)
+        await asyncio.sleep(0)
+    rows: list[tuple[Value, ...]] = []
     for (is_location, ids_given), pairs in kinds.items():
         for start in range(0, len(pairs), CHUNK_EVENTS):
             chunk = pairs[start : start + CHUNK_EVENTS]
-            yield (
-                "location" if is_location else "event",
-                int(ids_given),
-                min(arrived_ms for _, arrived_ms in chunk),
-                b"\n".join([event.line for event, _ in chunk]),
+            rows.append(
+                (
+                    "location" if is_location else "event",
+                    int(ids_given),
+                    min(arrived_ms for _, arrived_ms in chunk),
+                    b"\n".join([event.line for event, _ in chunk]),
+                )
             )
+            await asyncio.sleep(0)
+    return rows
 
 
 async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[UUID]) -> None:
