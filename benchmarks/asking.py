@@ -31,13 +31,21 @@ class Asker:
         target = f"{path}?{urlencode(parameters)}" if parameters else path
         began = time.perf_counter()
         try:
-            self._connection.request("GET", target)
-            response = self._connection.getresponse()
-            response.read()
+            try:
+                status, source = self._get(target)
+            except ConnectionError:  # the server closes connections that are idle for some seconds
+                self._connection.close()
+                status, source = self._get(target)
         except (http.client.HTTPException, OSError):
             self._connection.close()  # the next request opens it again
-            return Asked(time.perf_counter() - began, 0, "")
-        return Asked(time.perf_counter() - began, response.status, response.headers.get("X-Cache", ""))
+            status, source = 0, ""
+        return Asked(time.perf_counter() - began, status, source)
+
+    def _get(self, target: str) -> tuple[int, str]:
+        self._connection.request("GET", target)
+        response = self._connection.getresponse()
+        response.read()
+        return response.status, response.headers.get("X-Cache", "")
 
     def __enter__(self) -> Self:
         return self

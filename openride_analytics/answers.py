@@ -1,10 +1,11 @@
 """Answers to questions, kept and used again as long as they are good enough: how long that is, is decided here.
 
-An answer knows when it was begun, and the cache what was stored since. **Events before the end of its period** make it old:
-it is then a `hit` for `fresh_seconds`, and `stale` (used, while it is computed anew) for `stale_seconds`. Of a period that
-is over there are none but late ones. **All else** may change an answer too: later events (a booking of March is confirmed in
-April, a route gets its city) and the time of day (a cell of a cohort begins). It is let in after `max_age_seconds`, or
-`closed_max_age_seconds` where the period was over; in the last fifth of that time an answer is stale.
+An answer knows when it was begun, and the cache what was stored since. **Events before the end of its period** are missed in
+it: for `fresh_seconds` from when the first of them was stored it is still a `hit`, and for `stale_seconds` it is `stale`
+(used, while it is computed anew). Of a period that is over there are none but late ones. **All else** may change an answer
+too: later events (a booking of March is confirmed in April, a route gets its city) and the time of day (a cell of a cohort
+begins). It is let in after `max_age_seconds`, or `closed_max_age_seconds` where the period was over; in the last fifth of
+that time an answer is stale.
 
 Equal questions at the same time are computed once, by whichever instance claims them; whoever waits for another instance too
 long goes on alone.
@@ -22,7 +23,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from openride_analytics.cache import Cache, Changes, Claim, Kept
+from openride_analytics.cache import PATIENCE_SECONDS, Cache, Changes, Claim, Kept
 
 log = structlog.get_logger(__name__)
 
@@ -65,15 +66,24 @@ class Lifetimes:
     max_age_seconds: float
     closed_max_age_seconds: float
 
+    @property
+    def longest_missing(self) -> float:
+        """How long an event of the period may be stored and not be in an answer."""
+        return max(self.fresh_seconds, self.stale_seconds)
+
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question: `key` stands for it, and its period ends at `end_ms` (Unix milliseconds)."""
+    """A question: `key` stands for it, and its period ends at `end_ms` (Unix milliseconds).
+
+    `patient_until`: how long it waits for the cache, by the monotonic clock.
+    """
 
     key: str
     compute: Callable[[], Awaitable[bytes]]
     end_ms: float
     max_age_seconds: float
+    patient_until: float
 
 
 class Answers:
@@ -99,7 +109,7 @@ class Answers:
 
         `end_ms`: later events (Unix milliseconds) touch the answer only as the fates of what it counts.
         """
-        asked = _Asked(key, compute, end_ms, max_age_seconds)
+        asked = _Asked(key, compute, end_ms, max_age_seconds, monotonic() + PATIENCE_SECONDS)
         kept = await self._cache.get(key)
         entry = _decoded(kept.entry)
         source = self._source(asked, entry, kept.changes)
@@ -116,15 +126,15 @@ class Answers:
         """Whether the entry may be used, and as what."""
         if entry is None or changes is None or entry.era != changes.era:
             return None
-        age, limit = time() - entry.begun, self._longest(asked, entry.begun)
-        if changes.earliest_since(entry.version) < asked.end_ms:
-            fresh = min(limit, self._lifetimes.fresh_seconds)
-            limit = min(limit, max(fresh, self._lifetimes.stale_seconds))
-        else:
-            fresh = limit * _STALE_FROM
-        if not 0 <= age <= limit:
+        now, limit = time(), self._longest(asked, entry.begun)
+        age = now - entry.begun
+        since = changes.since(entry.version, asked.end_ms)
+        # Nothing is missing from before it was begun; and who says that of a time to come has a wrong clock.
+        missing_for = -1.0 if since == inf else age if since > now else min(age, now - since)
+        if age < 0 or age > limit or missing_for > self._lifetimes.longest_missing:
             return None
-        return "hit" if age <= fresh else "stale"
+        is_fresh = missing_for <= self._lifetimes.fresh_seconds and age <= limit * _STALE_FROM
+        return "hit" if is_fresh else "stale"
 
     def _longest(self, asked: _Asked, begun: float) -> float:
         """How old an answer begun then may become at most."""
@@ -144,7 +154,7 @@ class Answers:
             async with self._refreshes:
                 if changes is None or _flight(asked.key, changes) in self._computing:
                     return
-                claim = await self._cache.claim(asked.key, changes.era, _CLAIM_SECONDS)
+                claim = await self._cache.claim(asked.key, changes.era, _CLAIM_SECONDS, PATIENCE_SECONDS)
                 if claim.token is None:  # another instance is at it, or the cache is away
                     return
                 now = claim.kept.changes
@@ -206,8 +216,10 @@ class Answers:
         """A token with the changes to begin from, or no token and either another instance's new entry or nothing."""
         before = _decoded(seen.entry)
         deadline, pause = monotonic() + _CLAIM_SECONDS, _FIRST_PAUSE_SECONDS
+        patience = max(0.0, asked.patient_until - monotonic())
         while True:
-            claim = await self._cache.claim(asked.key, era, _CLAIM_SECONDS)
+            claim = await self._cache.claim(asked.key, era, _CLAIM_SECONDS, patience)
+            patience = PATIENCE_SECONDS
             changes, entry = claim.kept.changes, _decoded(claim.kept.entry)
             if changes is None or changes.era != era:
                 # Away, or begun anew meanwhile: the answer is for those only who asked before.

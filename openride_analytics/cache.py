@@ -8,10 +8,9 @@ its callers little, and they go on without it.
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from math import inf
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -22,9 +21,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 log = structlog.get_logger(__name__)
 
-# Twice this, for a look and a claim, is what a question may lose by a Redis that is slow; nobody waits for the rest.
-_ASK_SECONDS: Final = 0.025
+PATIENCE_SECONDS: Final = 0.05
+"""What a question may lose by a Redis that is slow: a look and a claim together; nobody waits for the rest."""
 _TELL_SECONDS: Final = 0.2
+# Turns of the loop from an answer's arrival to who waits for it.
+_TURNS: Final = 4
 # A single late answer may be this process's own fault: it was busy with something else.
 _FAILURES_BORNE: Final = 2
 _REST_SECONDS: Final = 5.0
@@ -48,37 +49,41 @@ T = TypeVar("T")
 class Changes(Struct, array_like=True, frozen=True):
     """What was stored of late, in brief.
 
-    Each change has a `version`, one more than the last. `steps` are the changes that tell something: pairs of a version and
-    the earliest minute (Unix time) of the events stored then; both ascend, as a change that reaches further back covers those
-    before it. Of what lies before `known_from` nothing is known any more.
+    Each change has a `version`, one more than the last. `steps` tell of the last ones, a step for each minute of events: the
+    version of the last change whose earliest event is of that minute (Unix time), the minute, and the time of the first such
+    change (Unix seconds). Of what lies before `known_from` nothing is known any more.
     """
 
     era: int
     version: int
     known_from: int
-    steps: list[tuple[int, int]]
+    steps: list[tuple[int, int, float]]
 
     @classmethod
     def anew(cls) -> "Changes":
         """Of a cache that holds nothing, or nothing that may be used: no entry is of this era."""
         return cls(secrets.randbits(62), 0, 0, [])
 
-    def and_then(self, earliest_ms: int | None) -> "Changes":
-        """With one more change: of events from `earliest_ms` on (Unix milliseconds), or of whatever (None)."""
-        version = self.version + 1
-        if earliest_ms is None:
-            return Changes(self.era, version, version, [])
-        minute = earliest_ms // _MINUTE_MS
-        steps = [step for step in self.steps if step[1] < minute]
-        steps.append((version, minute))
+    def and_then(self, earliest_ms: int, at: float) -> "Changes":
+        """With one more change, made at `at` (Unix seconds): of events from `earliest_ms` on (Unix milliseconds)."""
+        version, minute = self.version + 1, earliest_ms // _MINUTE_MS
+        first = min([at, *(first for _, known, first in self.steps if known == minute)])
+        steps = [step for step in self.steps if step[1] != minute]
+        steps.append((version, minute, first))
         known_from = steps[-_STEPS - 1][0] if len(steps) > _STEPS else self.known_from
         return Changes(self.era, version, known_from, steps[-_STEPS:])
 
-    def earliest_since(self, version: int) -> float:
-        """No event stored after that version is earlier than this (Unix milliseconds); infinite: none was stored."""
+    def since(self, version: int, end_ms: float) -> float:
+        """From when on (Unix seconds) events of before `end_ms` were stored after that version; infinite: none were.
+
+        That may be too early a time, but none too late.
+        """
         if not self.known_from <= version <= self.version:
             return -inf
-        return next((minute * _MINUTE_MS for at, minute in self.steps if at > version), inf)
+        firsts = (
+            first for last, minute, first in self.steps if last > version and minute * _MINUTE_MS < end_ms
+        )
+        return min(firsts, default=inf)
 
 
 class Kept(NamedTuple):
@@ -105,7 +110,7 @@ class Cache(Protocol):
         """The entry and the changes so far."""
         ...
 
-    async def claim(self, key: str, era: int, seconds: float) -> Claim:
+    async def claim(self, key: str, era: int, seconds: float, patience_seconds: float) -> Claim:
         """Who gets a token computes the entry for this era, and the others wait for it; it is good for so long."""
         ...
 
@@ -117,8 +122,8 @@ class Cache(Protocol):
         """Keeps an entry for so long; one that is very large it may not keep."""
         ...
 
-    async def data_changed(self, earliest_ms: int | None = None) -> None:
-        """Something is stored: events from that time on (Unix milliseconds), or whatever (None)."""
+    async def data_changed(self, earliest_ms: int = 0) -> None:
+        """Something is stored: events from that time on (Unix milliseconds), 0 for whatever."""
         ...
 
     async def forget_all(self) -> bool:
@@ -160,7 +165,13 @@ class MemoryCache:
         self._entries.move_to_end(key)
         return Kept(entry[0], changes)
 
-    async def claim(self, key: str, era: int, seconds: float) -> Claim:  # noqa: ARG002  # there is nobody to keep out
+    async def claim(
+        self,
+        key: str,
+        era: int,  # noqa: ARG002  # there is nobody to keep out
+        seconds: float,  # noqa: ARG002
+        patience_seconds: float,  # noqa: ARG002
+    ) -> Claim:
         """See `Cache.claim`: there is nobody to share the work with."""
         return Claim("", await self.get(key))
 
@@ -181,9 +192,9 @@ class MemoryCache:
         if (dropped := self._entries.pop(key, None)) is not None:
             self._bytes -= _size(key, dropped[0])
 
-    async def data_changed(self, earliest_ms: int | None = None) -> None:
+    async def data_changed(self, earliest_ms: int = 0) -> None:
         """See `Cache.data_changed`."""
-        self._changes = self._changes.and_then(earliest_ms)
+        self._changes = self._changes.and_then(earliest_ms, time())
 
     async def forget_all(self) -> bool:
         """See `Cache.forget_all`."""
@@ -204,17 +215,11 @@ def _size(key: str, entry: bytes) -> int:
     return len(key) + len(entry) + _ENTRY_BYTES
 
 
-@dataclass(frozen=True)
-class _Untold:
-    """A change that Redis does not know of yet."""
+class _Change(NamedTuple):
+    """Of events from `earliest_ms` on, made at `at`."""
 
-    earliest_ms: int | None
-
-    def and_then(self, earliest_ms: int | None) -> "_Untold":
-        """Both at once."""
-        if self.earliest_ms is None or earliest_ms is None:
-            return _Untold(None)
-        return _Untold(min(self.earliest_ms, earliest_ms))
+    earliest_ms: int
+    at: float
 
 
 class RedisCache:
@@ -234,7 +239,7 @@ class RedisCache:
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._failures = 0
         self._rest_until = 0.0
-        self._untold: _Untold | None = None
+        self._untold: _Change | None = None
         self._tells_now = asyncio.Lock()
         self._telling: asyncio.Task[None] | None = None
 
@@ -246,9 +251,9 @@ class RedisCache:
 
         if self._telling is not None:  # its entries are older than what this instance knows
             return AWAY
-        return await self._guarded(read, _ASK_SECONDS) or AWAY
+        return await self._guarded(read, PATIENCE_SECONDS) or AWAY
 
-    async def claim(self, key: str, era: int, seconds: float) -> Claim:
+    async def claim(self, key: str, era: int, seconds: float, patience_seconds: float) -> Claim:
         """See `Cache.claim`."""
         token = secrets.token_hex(8)
 
@@ -259,7 +264,7 @@ class RedisCache:
 
         if self._telling is not None:
             return Claim(None, AWAY)
-        return await self._guarded(claim, _ASK_SECONDS) or Claim(None, AWAY)
+        return await self._guarded(claim, patience_seconds) or Claim(None, AWAY)
 
     async def release(self, key: str, era: int, token: str) -> None:
         """See `Cache.release`."""
@@ -282,16 +287,17 @@ class RedisCache:
                 lambda: self._redis.set(_PREFIX + key, entry, px=max(1, int(seconds * 1000))), _TELL_SECONDS
             )
 
-    async def data_changed(self, earliest_ms: int | None = None) -> None:
+    async def data_changed(self, earliest_ms: int = 0) -> None:
         """See `Cache.data_changed`."""
-        self._note(earliest_ms)
+        self._note(_Change(earliest_ms, time()))
         if self._telling is None:
             await self._tell()
             if self._untold is not None and self._telling is None:
                 self._telling = asyncio.create_task(self._tell_later())
 
-    def _note(self, earliest_ms: int | None) -> None:
-        self._untold = _Untold(earliest_ms) if self._untold is None else self._untold.and_then(earliest_ms)
+    def _note(self, change: _Change) -> None:
+        other = self._untold or change
+        self._untold = _Change(min(other.earliest_ms, change.earliest_ms), min(other.at, change.at))
 
     async def _tell(self) -> None:
         async with self._tells_now:
@@ -299,9 +305,9 @@ class RedisCache:
             if told is None:
                 return
             if not await self._guarded(
-                lambda: self._change(lambda changes: changes.and_then(told.earliest_ms)), _TELL_SECONDS
+                lambda: self._change(lambda changes: changes.and_then(*told)), _TELL_SECONDS
             ):
-                self._note(told.earliest_ms)
+                self._note(told)
 
     async def _tell_later(self) -> None:
         while self._untold is not None:
@@ -360,8 +366,7 @@ class RedisCache:
         if monotonic() < self._rest_until:
             return None
         try:
-            async with asyncio.timeout(seconds), self._places:
-                result = await call()
+            result = await _within(seconds, self._placed(call))
         except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
             self._failures += 1
             if self._failures > _FAILURES_BORNE or not isinstance(error, TimeoutError | RedisTimeoutError):
@@ -371,12 +376,33 @@ class RedisCache:
         self._failures = 0
         return result
 
+    async def _placed(self, call: Callable[[], Awaitable[T]]) -> T:
+        async with self._places:
+            return await call()
+
 
 _CLAIM: Final = """
 local claimed = redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX')
 local values = redis.call('MGET', KEYS[2], KEYS[3])
 return {claimed and 1 or 0, values[1], values[2]}
 """
+
+
+async def _within(seconds: float, call: Coroutine[Any, Any, T]) -> T:
+    """The call's result, or `TimeoutError`. One that is there is taken, even if this process was too busy to look for it."""
+    calling = asyncio.create_task(call)
+    try:
+        await asyncio.wait([calling], timeout=seconds)
+        for _ in range(_TURNS):
+            if calling.done():
+                break
+            await asyncio.sleep(0)
+        else:
+            raise TimeoutError
+        return calling.result()
+    finally:
+        calling.cancel()
+
 
 # What is no text has no value to compare with, and is replaced.
 _SWAP: Final = """

@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
+from openride_analytics import answers as answering
 from openride_analytics import cache as caching
 from openride_analytics.cache import Cache, MemoryCache, RedisCache
 from tests.servers.process import lent
@@ -15,7 +16,8 @@ from tests.servers.redis import RedisServer
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis is given more time than a question would give it."""
-    monkeypatch.setattr(caching, "_ASK_SECONDS", 2.0)
+    monkeypatch.setattr(caching, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(answering, "PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(caching, "_TELL_SECONDS", 2.0)
 
 

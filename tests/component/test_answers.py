@@ -44,6 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that ages are measured by."""
     clock = Clock()
     monkeypatch.setattr(answering, "time", clock)
+    monkeypatch.setattr(caching, "time", clock)
     return clock
 
 
@@ -170,22 +171,43 @@ async def test_what_is_stored_of_later_times_leaves_an_answer_as_it_is(
     assert (await ask(answers, store, end_ms=MARCH_ENDED)).source == "hit"
 
 
-@pytest.mark.parametrize("earliest_ms", [IN_MARCH, IN_MARCH - 10**11, None])
+@pytest.mark.parametrize("earliest_ms", [IN_MARCH, IN_MARCH - 10**11, 0])
+@pytest.mark.parametrize(
+    ("later", "source", "age"),
+    [(0.9, "hit", 100), (1.1, "stale", 101), (14.9, "stale", 114), (15.1, "miss", 0)],
+)
 async def test_late_events_of_a_period_that_is_over_or_of_before_it_make_its_answer_old(
-    answers: Answers, cache: Cache, clock: Clock, earliest_ms: int | None
+    answers: Answers, cache: Cache, clock: Clock, earliest_ms: int, later: float, source: str, age: int
 ) -> None:
-    """Of before it: totals count all that was there before its end."""
+    """Of before it: totals count all that was there before its end. It counts how long they are there."""
     store = Store()
     await ask(answers, store, end_ms=MARCH_ENDED)
-    clock.now += 20
+    clock.now += 50
+    await cache.data_changed(NOW_MS)
+    clock.now += 50
     await cache.data_changed(earliest_ms)
+    clock.now += later
     await cache.data_changed(NOW_MS)
     store.content = b"with it"
-    assert await ask(answers, store, end_ms=MARCH_ENDED) == Answer(
-        b"with it", (await ask(answers, store, end_ms=MARCH_ENDED)).etag, 0, "miss"
-    )
-    clock.now += 200
-    assert (await ask(answers, store, end_ms=MARCH_ENDED)).source == "hit"
+    answer = await ask(answers, store, end_ms=MARCH_ENDED)
+    assert (answer.source, answer.age_seconds) == (source, age)
+    if source != "hit":
+        assert (await ask(answers, store, end_ms=MARCH_ENDED)).body == b"with it"
+    clock.now += 100
+    await cache.data_changed(NOW_MS)
+    last = await ask(answers, store, end_ms=MARCH_ENDED)
+    assert (last.source, last.body) == ("miss" if source == "hit" else "hit", b"with it")
+
+
+async def test_an_instance_whose_clock_is_ahead_makes_no_answer_live_longer(
+    answers: Answers, cache: Cache, clock: Clock
+) -> None:
+    store = Store()
+    await ask(answers, store)
+    clock.now += 3_600
+    await cache.data_changed(NOW_MS)
+    clock.now -= 3_600 - 16
+    assert (await ask(answers, store)).source == "miss"
 
 
 async def test_an_answer_begun_before_its_period_was_over_is_no_answer_of_one_that_is_over(
@@ -223,8 +245,8 @@ async def test_an_answer_is_as_old_as_its_question(answers: Answers, cache: Cach
     """What is stored while it is computed may be missing in it."""
 
     async def slow() -> bytes:
-        clock.now += 16
         await cache.data_changed(NOW_MS)
+        clock.now += 16
         return b"without the change"
 
     assert (await answers.get("question", slow)).age_seconds == 16
@@ -528,7 +550,7 @@ class World:
         self.clock = clock
         self.caches = caches
         self.instances = [Answers(cache, DEFAULTS) for cache in caches]
-        self.stored: list[float] = []
+        self.stored: list[tuple[float, float]] = []
         self.erased = 0
         self.gate = asyncio.Event()
         self.asking: list[asyncio.Task[None]] = []
@@ -537,8 +559,9 @@ class World:
         if name == "wait":
             self.clock.now += amount
         elif name == "store":
-            self.stored.append(START * 1000 - amount * 86_400_000)
-            await self.caches[which].data_changed(int(self.stored[-1]))
+            event_ms = START * 1000 - amount * 86_400_000
+            self.stored.append((event_ms, self.clock.now))
+            await self.caches[which].data_changed(int(event_ms))
         elif name == "erase":
             self.erased += 1
             assert await self.caches[which].forget_all()
@@ -565,11 +588,10 @@ class World:
         seen, seen_erased, began = (float(part) for part in answer.body.decode().split(","))
         assert seen_erased >= erased, "an answer from before an erasure"
         if answer.source != "miss":  # who waits for an answer gets it at whatever age it has then
-            missing = self.stored[int(seen) : stored]
-            longest = 300.0 if end_ms <= began * 1000 else 60.0
-            if any(event_ms < end_ms for event_ms in missing):
-                longest = 15.0
-            assert began_asking - began <= longest, (answer, missing)
+            assert began_asking - began <= (300.0 if end_ms <= began * 1000 else 60.0)
+            missing = [at for event_ms, at in self.stored[int(seen) : stored] if event_ms < end_ms]
+            assert all(began_asking - at <= 15.0 for at in missing)
+            assert answer.source == "stale" or all(began_asking - at <= 1.0 for at in missing)
             assert answer.age_seconds == int(self.clock.now - began)
 
     async def go_on(self) -> None:
