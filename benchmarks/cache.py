@@ -227,7 +227,6 @@ async def _dashboards(
         for number in range(options.dashboards)
     ]
     await asyncio.sleep(REFRESH_SECONDS)
-    asked.clear()
     began, cpu_before = time.monotonic(), cpu_seconds(clickhouse)
     await asyncio.gather(*boards)
     cpu_share = (cpu_seconds(clickhouse) - cpu_before) / (time.monotonic() - began)
@@ -241,13 +240,14 @@ async def _dashboard(url: str, chance: Random, until: float, asked: list[Asked])
     """One dashboard, with a connection for each panel."""
     askers = [Asker(url) for _ in PANELS]
     await asyncio.sleep(chance.uniform(0, REFRESH_SECONDS))
-    view, turns = View.drawn(chance), time.monotonic() + chance.expovariate(1 / DWELL_SECONDS)
+    first, view, turns = True, View.drawn(chance), time.monotonic() + chance.expovariate(1 / DWELL_SECONDS)
     while time.monotonic() < until:
         due = time.monotonic() + REFRESH_SECONDS
         asking = zip(askers, view.questions(), strict=True)
-        asked += await asyncio.gather(
-            *(asyncio.to_thread(asker.get, *question) for asker, question in asking)
-        )
+        seen = await asyncio.gather(*(asyncio.to_thread(asker.get, *question) for asker, question in asking))
+        if not first:
+            asked += seen
+        first = False
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         if time.monotonic() > turns:
             view, turns = View.drawn(chance), time.monotonic() + chance.expovariate(1 / DWELL_SECONDS)

@@ -24,6 +24,7 @@ import structlog
 from msgspec import Struct
 
 from openride_analytics.cache import PATIENCE_SECONDS, Cache, Changes, Claim, Kept
+from openride_analytics.config import Cache as Lifetimes
 
 log = structlog.get_logger(__name__)
 
@@ -58,21 +59,6 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Lifetimes:
-    """How long answers are used, in seconds; see the module's text."""
-
-    fresh_seconds: float
-    stale_seconds: float
-    max_age_seconds: float
-    closed_max_age_seconds: float
-
-    @property
-    def longest_missing(self) -> float:
-        """How long an event of the period may be stored and not be in an answer."""
-        return max(self.fresh_seconds, self.stale_seconds)
-
-
-@dataclass(frozen=True)
 class _Asked:
     """A question: `key` stands for it, and its period ends at `end_ms` (Unix milliseconds).
 
@@ -92,6 +78,7 @@ class Answers:
     def __init__(self, cache: Cache, lifetimes: Lifetimes) -> None:
         self._cache = cache
         self._lifetimes = lifetimes
+        self._longest_missing = max(lifetimes.fresh_seconds, lifetimes.stale_seconds)
         self._computing: dict[tuple[str, int | None], asyncio.Future[_Entry]] = {}
         self._refreshing: set[str] = set()
         self._refreshes = asyncio.Semaphore(_REFRESHES_AT_ONCE)
@@ -131,7 +118,7 @@ class Answers:
         since = changes.since(entry.version, asked.end_ms)
         # Nothing is missing from before it was begun; and who says that of a time to come has a wrong clock.
         missing_for = -1.0 if since == inf else age if since > now else min(age, now - since)
-        if age < 0 or age > limit or missing_for > self._lifetimes.longest_missing:
+        if age < 0 or age > limit or missing_for > self._longest_missing:
             return None
         is_fresh = missing_for <= self._lifetimes.fresh_seconds and age <= limit * _STALE_FROM
         return "hit" if is_fresh else "stale"

@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from openride_analytics import migrations, postgres
-from openride_analytics.answers import Answers, Lifetimes
+from openride_analytics.answers import Answers
 from openride_analytics.cache import Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
@@ -53,15 +53,7 @@ class Service:
         self.cache: Cache = (
             RedisCache(config.redis.url) if config.redis.url else MemoryCache(alone=not config.clickhouse.url)
         )
-        self.answers = Answers(
-            self.cache,
-            Lifetimes(
-                fresh_seconds=config.cache.fresh_seconds,
-                stale_seconds=config.cache.stale_seconds,
-                max_age_seconds=config.cache.max_age_seconds,
-                closed_max_age_seconds=config.cache.closed_max_age_seconds,
-            ),
-        )
+        self.answers = Answers(self.cache, config.cache)
         self.dead_letter_topic = (
             DeadLetterTopic(config.kafka, self.metrics) if config.kafka.bootstrap_servers else None
         )

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from openride_analytics import answers as answering
 from openride_analytics import cache as caching
-from openride_analytics.answers import Answer, Answers, Lifetimes
+from openride_analytics.answers import Answer, Answers
 from openride_analytics.cache import Cache, RedisCache
+from openride_analytics.config import Cache as Lifetimes
 from tests.caches import emptied
 from tests.properties import SLOW, holds
 from tests.servers.redis import RedisServer

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from openride_analytics import cache as caching
-from openride_analytics.answers import Answers, Lifetimes
+from openride_analytics.answers import Answers
 from openride_analytics.cache import AWAY, Cache, Changes, Claim, MemoryCache, RedisCache
+from openride_analytics.config import Cache as Lifetimes
 from tests.caches import emptied
 from tests.servers.redis import RedisServer
 
 # A call on a cache that fails may take its own limit, and a little for a busy machine.
 BOUND_SECONDS = 1.5
 MINUTE_MS = 60_000
-LIFETIMES = Lifetimes(fresh_seconds=1, stale_seconds=30, max_age_seconds=60, closed_max_age_seconds=300)
+LIFETIMES = Lifetimes()
 
 
 async def at_once() -> bytes:

@@ -16,7 +16,7 @@ ALLOWED = {
     "config": set[str](),
     "ops": {"config"},
     "cache": set[str](),
-    "answers": {"cache"},
+    "answers": {"cache", "config"},
     "postgres": set[str](),
     "warehouse": {"config"},
     "migrations": {"warehouse"},
