@@ -6,7 +6,7 @@ made-up platform of the demo gives 90 days of history (the last `--events` of it
 now and then a device that was offline sends a few events that are up to three days old.
 
 - **Load**: each dashboard shows a view (a period and a filter, both drawn by Zipf's law, so that most look at the same few) as
-  eight panels, all of which are asked at once every ten seconds. Its viewer turns to another view after three minutes on
+  eight panels, all of which are asked at once every ten seconds. Its viewer turns to another view after five minutes on
   average. Dashboards are spread over the instances.
 - **hit_rate**: hits and stale answers among all, from the second refresh on; both are also given by themselves.
 - **Times** as the dashboards see them. `times_faster` is the median answer of the same load with a cache that keeps
@@ -42,7 +42,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
 REFRESH_SECONDS: Final = 10.0
-DWELL_SECONDS: Final = 180.0
+DWELL_SECONDS: Final = 300.0
 LIVE_SECONDS: Final = 0.5
 LATE_SECONDS: Final = 20.0
 LATEST_HOURS: Final = 72
