@@ -44,6 +44,7 @@ class _Entry(Struct, array_like=True):
     begun: float  # Unix seconds
     era: int
     version: int  # of the changes, when it was begun
+    was_over: bool  # its period, when it was asked for
     etag: str
     body: bytes
 
@@ -69,7 +70,16 @@ class _Asked:
     compute: Callable[[], Awaitable[bytes]]
     end_ms: float
     max_age_seconds: float
+    is_over: bool
     patient_until: float
+
+    @classmethod
+    def now(
+        cls, key: str, compute: Callable[[], Awaitable[bytes]], end_ms: float, max_age_seconds: float
+    ) -> "_Asked":
+        """At this moment, as `compute` takes it for now too, however late it is called."""
+        is_over = end_ms <= time() * 1000
+        return cls(key, compute, end_ms, max_age_seconds, is_over, monotonic() + PATIENCE_SECONDS)
 
 
 class Answers:
@@ -96,7 +106,7 @@ class Answers:
 
         `end_ms`: later events (Unix milliseconds) touch the answer only as the fates of what it counts.
         """
-        asked = _Asked(key, compute, end_ms, max_age_seconds, monotonic() + PATIENCE_SECONDS)
+        asked = _Asked.now(key, compute, end_ms, max_age_seconds)
         kept = await self._cache.get(key)
         entry = _decoded(kept.entry)
         source = self._source(asked, entry, kept.changes)
@@ -113,7 +123,7 @@ class Answers:
         """Whether the entry may be used, and as what."""
         if entry is None or changes is None or entry.era != changes.era:
             return None
-        now, limit = time(), self._longest(asked, entry.begun)
+        now, limit = time(), self._longest(asked, entry.was_over)
         age = now - entry.begun
         since = changes.since(entry.version, asked.end_ms)
         # Nothing is missing from before it was begun; and who says that of a time to come has a wrong clock.
@@ -123,9 +133,8 @@ class Answers:
         is_fresh = missing_for <= self._lifetimes.fresh_seconds and age <= limit * _STALE_FROM
         return "hit" if is_fresh else "stale"
 
-    def _longest(self, asked: _Asked, begun: float) -> float:
-        """How old an answer begun then may become at most."""
-        was_over = asked.end_ms <= begun * 1000
+    def _longest(self, asked: _Asked, was_over: bool) -> float:  # noqa: FBT001
+        """How old an answer may become at most."""
         longest = self._lifetimes.closed_max_age_seconds if was_over else self._lifetimes.max_age_seconds
         return min(longest, asked.max_age_seconds)
 
@@ -186,14 +195,14 @@ class Answers:
                 return
         changes = kept.changes
         try:
-            begun = time()  # what is stored meanwhile may be missing: an answer is as old as its question
+            begun = time()  # what is stored meanwhile may be missing
             body = await asked.compute()
             era, version = (changes.era, changes.version) if changes else (0, 0)
             etag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
-            entry = _Entry(begun, era, version, etag, body)
+            entry = _Entry(begun, era, version, asked.is_over, etag, body)
             computed.set_result(entry)
             if changes is not None:
-                seconds = self._longest(asked, begun)
+                seconds = self._longest(asked, asked.is_over)
                 await self._cache.put(asked.key, msgspec.msgpack.encode(entry), seconds)
         finally:
             if token is not None and changes is not None:

@@ -223,6 +223,26 @@ async def test_an_answer_begun_before_its_period_was_over_is_no_answer_of_one_th
     assert (await ask(answers, store, end_ms=ends_ms)).source == "hit"
 
 
+async def test_a_refresh_that_had_to_wait_takes_the_period_for_what_it_was_when_asked(
+    answers: Answers, cache: Cache, clock: Clock
+) -> None:
+    """It computes what was asked then: a period that was not over."""
+    store, ends_ms = Store(), (START + 5) * 1000
+    await ask(answers, store, end_ms=ends_ms)
+    await cache.data_changed(NOW_MS)
+    clock.now += 4
+    for _ in range(4):
+        await answers._refreshes.acquire()
+    assert (await answers.get("question", store, end_ms=ends_ms)).source == "stale"
+    clock.now += 2
+    for _ in range(4):
+        answers._refreshes.release()
+    await settled(answers)
+    assert store.asked == 2
+    clock.now += 61
+    assert (await ask(answers, store, end_ms=ends_ms)).source == "miss"
+
+
 async def test_a_question_may_ask_for_a_shorter_age_but_for_no_longer_one(
     answers: Answers, clock: Clock
 ) -> None:
