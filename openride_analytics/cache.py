@@ -1,60 +1,133 @@
-"""Answers kept for a while: in Redis, so that all instances share them, or in memory.
+"""Where answers are kept for a while, and what is known of the changes since: in Redis for all instances, or in memory.
 
-An answer is used again while nothing new has been stored since it was computed; while events keep coming it is at most
-`fresh_seconds` old. None is used again that was begun before the cache was told to forget all. Equal questions at the same
-time are computed once. A cache that is away or slow costs a question little and never its answer.
+Nothing here knows questions. Beside the entries a cache keeps `Changes`: enough to say of any entry what was stored since it
+was begun. Entries begun before the cache was told to forget all belong to another era. A cache that is away or slow costs
+its callers little, and they go on without it.
 """
 
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from math import inf
 from time import monotonic, time
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import redis.asyncio
 import structlog
 from msgspec import Struct
-from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 log = structlog.get_logger(__name__)
 
-_TIMEOUT_SECONDS: Final = 0.2
+PATIENCE_SECONDS: Final = 0.05
+"""What a question may lose by a Redis that is slow: a look and a claim together; nobody waits for the rest."""
+_TELL_SECONDS: Final = 0.2
+# Turns of the loop from an answer's arrival to who waits for it.
+_TURNS: Final = 4
+# A single late answer may be this process's own fault: it was busy with something else.
+_FAILURES_BORNE: Final = 2
 _REST_SECONDS: Final = 5.0
-_MEMORY_ENTRIES: Final = 2_000
-_PREFIX: Final = "openride:"
-_VERSION: Final = f"{_PREFIX}data_version"
-# The version counts changes of the data, and by this much each time that all answers are to be forgotten: so an answer that
-# was being computed meanwhile carries its era with it, and is not used in a later one.
-_ERA: Final = 1 << 32
+_CONNECTIONS: Final = 32
 _FORGET_SECONDS: Final = 60.0
-# So small that eras pass by changes alone only now and then, which costs a few answers.
-_LONGEST_STEP: Final = 1 << 16
 _KEYS_PER_SCAN: Final = 1_000
+_COLLISIONS_BORNE: Final = 20
+# A larger entry would take its time to come and go, also that of others on this process's loop.
+_LARGEST_BYTES: Final = 4 * 1_048_576
+_MEMORY_BYTES: Final = 64 * 1_048_576
+# What an entry takes beside its key and bytes.
+_ENTRY_BYTES: Final = 300
+_PREFIX: Final = "openride:"
+_CHANGES: Final = f"{_PREFIX}changes"
+_STEPS: Final = 32
+_MINUTE_MS: Final = 60_000
 
 T = TypeVar("T")
 
 
-class Cache(Protocol):
-    """Where answers are kept. No call raises, and none takes longer than a fraction of a second."""
+class Changes(Struct, array_like=True, frozen=True):
+    """What was stored of late, in brief.
 
-    async def get(self, key: str) -> tuple[bytes | None, int | None]:
-        """The entry, and the version of the stored data. A version of None: the cache is away."""
+    Each change has a `version`, one more than the last. `steps` tell of the last ones, a step for each minute of events: the
+    version of the last change whose earliest event is of that minute (Unix time), the minute, and the time of the first such
+    change (Unix seconds). Of what lies before `known_from` nothing is known any more.
+    """
+
+    era: int
+    version: int
+    known_from: int
+    steps: list[tuple[int, int, float]]
+
+    @classmethod
+    def anew(cls) -> "Changes":
+        """Of a cache that holds nothing, or nothing that may be used: no entry is of this era."""
+        return cls(secrets.randbits(62), 0, 0, [])
+
+    def and_then(self, earliest_ms: int, at: float) -> "Changes":
+        """With one more change, made at `at` (Unix seconds): of events from `earliest_ms` on (Unix milliseconds)."""
+        version, minute = self.version + 1, earliest_ms // _MINUTE_MS
+        first = min([at, *(first for _, known, first in self.steps if known == minute)])
+        steps = [step for step in self.steps if step[1] != minute]
+        steps.append((version, minute, first))
+        known_from = steps[-_STEPS - 1][0] if len(steps) > _STEPS else self.known_from
+        return Changes(self.era, version, known_from, steps[-_STEPS:])
+
+    def since(self, version: int, end_ms: float) -> float:
+        """From when on (Unix seconds) events of before `end_ms` were stored after that version; infinite: none were.
+
+        That may be too early a time, but none too late.
+        """
+        if not self.known_from <= version <= self.version:
+            return -inf
+        firsts = (
+            first for last, minute, first in self.steps if last > version and minute * _MINUTE_MS < end_ms
+        )
+        return min(firsts, default=inf)
+
+
+class Kept(NamedTuple):
+    """An entry, and the changes so far, read at the same moment. Changes of None: the cache is away."""
+
+    entry: bytes | None
+    changes: Changes | None
+
+
+class Claim(NamedTuple):
+    """The right to compute an entry, if `token` is there, and what the cache holds at the moment of the claim."""
+
+    token: str | None
+    kept: Kept
+
+
+AWAY: Final = Kept(None, None)
+
+
+class Cache(Protocol):
+    """Where entries are kept. No call raises, and none takes longer than a fraction of a second."""
+
+    async def get(self, key: str) -> Kept:
+        """The entry and the changes so far."""
+        ...
+
+    async def claim(self, key: str, era: int, seconds: float, patience_seconds: float) -> Claim:
+        """Who gets a token computes the entry for this era, and the others wait for it; it is good for so long."""
+        ...
+
+    async def release(self, key: str, era: int, token: str) -> None:
+        """Gives a claim back before its time is over."""
         ...
 
     async def put(self, key: str, entry: bytes, seconds: float) -> None:
-        """Keeps an entry for so long."""
+        """Keeps an entry for so long; one that is very large it may not keep."""
         ...
 
-    async def data_changed(self) -> None:
-        """New data is stored: the version moves on."""
+    async def data_changed(self, earliest_ms: int = 0) -> None:
+        """Something is stored: events from that time on (Unix milliseconds), 0 for whatever."""
         ...
 
     async def forget_all(self) -> bool:
-        """No answer whose computation has begun before is used again, by whoever shares this cache.
+        """Ends the era: nobody who shares this cache uses an entry again whose computation has begun before.
 
         Says whether that was done. Unlike the other calls it may take a minute.
         """
@@ -70,35 +143,64 @@ class Cache(Protocol):
 
 
 class MemoryCache:
-    """A cache inside the process, for one instance. Drops what was used longest ago."""
+    """A cache inside the process, which drops what was used longest ago.
 
-    def __init__(self) -> None:
+    `alone`: only this process stores events. Where others do, nothing is known of their changes.
+    """
+
+    def __init__(self, *, alone: bool = True) -> None:
+        self._alone = alone
         self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
-        self._version = 0
+        self._bytes = 0
+        self._changes = Changes.anew()
 
-    async def get(self, key: str) -> tuple[bytes | None, int | None]:
+    async def get(self, key: str) -> Kept:
         """See `Cache.get`."""
+        changes = self._changes
+        if not self._alone:
+            changes = msgspec.structs.replace(changes, known_from=changes.version + 1)
         entry = self._entries.get(key)
         if entry is None or entry[1] < monotonic():
-            return None, self._version
+            return Kept(None, changes)
         self._entries.move_to_end(key)
-        return entry[0], self._version
+        return Kept(entry[0], changes)
+
+    async def claim(
+        self,
+        key: str,
+        era: int,  # noqa: ARG002  # there is nobody to keep out
+        seconds: float,  # noqa: ARG002
+        patience_seconds: float,  # noqa: ARG002
+    ) -> Claim:
+        """See `Cache.claim`: there is nobody to share the work with."""
+        return Claim("", await self.get(key))
+
+    async def release(self, key: str, era: int, token: str) -> None:
+        """See `Cache.release`."""
 
     async def put(self, key: str, entry: bytes, seconds: float) -> None:
         """See `Cache.put`."""
+        self._drop(key)
+        if len(entry) > _LARGEST_BYTES:
+            return
         self._entries[key] = entry, monotonic() + seconds
-        self._entries.move_to_end(key)
-        if len(self._entries) > _MEMORY_ENTRIES:
-            self._entries.popitem(last=False)
+        self._bytes += _size(key, entry)
+        while self._bytes > _MEMORY_BYTES:
+            self._drop(next(iter(self._entries)))
 
-    async def data_changed(self) -> None:
+    def _drop(self, key: str) -> None:
+        if (dropped := self._entries.pop(key, None)) is not None:
+            self._bytes -= _size(key, dropped[0])
+
+    async def data_changed(self, earliest_ms: int = 0) -> None:
         """See `Cache.data_changed`."""
-        self._version += 1
+        self._changes = self._changes.and_then(earliest_ms, time())
 
     async def forget_all(self) -> bool:
         """See `Cache.forget_all`."""
-        self._version += _ERA
+        self._changes = Changes.anew()
         self._entries.clear()
+        self._bytes = 0
         return True
 
     async def answers(self) -> bool:
@@ -109,8 +211,19 @@ class MemoryCache:
         """See `Cache.close`."""
 
 
+def _size(key: str, entry: bytes) -> int:
+    return len(key) + len(entry) + _ENTRY_BYTES
+
+
+class _Change(NamedTuple):
+    """Of events from `earliest_ms` on, made at `at`."""
+
+    earliest_ms: int
+    at: float
+
+
 class RedisCache:
-    """A cache that all instances share. After a failure Redis is left alone for some seconds.
+    """A cache that all instances share. When it fails repeatedly, Redis is left alone for some seconds.
 
     A change that Redis could not be told of is told as soon as it can be: others may go on to read its entries.
     """
@@ -118,73 +231,120 @@ class RedisCache:
     def __init__(self, url: str) -> None:
         self._redis = redis.asyncio.Redis.from_url(
             url,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
+            socket_timeout=_TELL_SECONDS,
+            socket_connect_timeout=_TELL_SECONDS,
             retry=None,
             single_connection_client=False,
         )
+        self._places = asyncio.Semaphore(_CONNECTIONS)
+        self._failures = 0
         self._rest_until = 0.0
-        self._untold = False
+        self._untold: _Change | None = None
+        self._tells_now = asyncio.Lock()
         self._telling: asyncio.Task[None] | None = None
 
-    async def get(self, key: str) -> tuple[bytes | None, int | None]:
+    async def get(self, key: str) -> Kept:
         """See `Cache.get`."""
 
-        async def read() -> tuple[bytes | None, int]:
-            version, entry = await self._redis.mget(_VERSION, _PREFIX + key)
-            return entry if isinstance(entry, bytes) else None, int(version or 0)
+        async def read() -> Kept:
+            return await self._kept(key, await self._redis.mget(_CHANGES, _PREFIX + key))
 
         if self._telling is not None:  # its entries are older than what this instance knows
-            return None, None
-        return await self._guarded(read) or (None, None)
+            return AWAY
+        return await self._guarded(read, PATIENCE_SECONDS) or AWAY
+
+    async def claim(self, key: str, era: int, seconds: float, patience_seconds: float) -> Claim:
+        """See `Cache.claim`."""
+        token = secrets.token_hex(8)
+
+        async def claim() -> Claim:
+            keys = _claim(key, era), _CHANGES, _PREFIX + key
+            claimed, *values = await self._redis.eval(_CLAIM, len(keys), *keys, token, int(seconds * 1000))
+            return Claim(token if claimed else None, await self._kept(key, values))
+
+        if self._telling is not None:
+            return Claim(None, AWAY)
+        return await self._guarded(claim, patience_seconds) or Claim(None, AWAY)
+
+    async def release(self, key: str, era: int, token: str) -> None:
+        """See `Cache.release`."""
+        await self._guarded(lambda: self._swap(_claim(key, era), token.encode(), None), _TELL_SECONDS)
+
+    async def _kept(self, key: str, values: Sequence[Any]) -> Kept:
+        known, entry = values
+        changes = _decoded(known)
+        if changes is None:  # lost or spoilt, and with it the meaning of all entries
+            await self._swap(_CHANGES, known, Changes.anew())
+            # Others may have been faster.
+            again: Sequence[Any] = await self._redis.mget(_CHANGES, _PREFIX + key)
+            changes, entry = _decoded(again[0]), again[1]
+        return Kept(entry, changes)
 
     async def put(self, key: str, entry: bytes, seconds: float) -> None:
         """See `Cache.put`."""
-        await self._guarded(lambda: self._redis.set(_PREFIX + key, entry, px=max(1, int(seconds * 1000))))
+        if len(entry) <= _LARGEST_BYTES:
+            await self._guarded(
+                lambda: self._redis.set(_PREFIX + key, entry, px=max(1, int(seconds * 1000))), _TELL_SECONDS
+            )
 
-    async def data_changed(self) -> None:
+    async def data_changed(self, earliest_ms: int = 0) -> None:
         """See `Cache.data_changed`."""
-        self._untold = True
+        self._note(_Change(earliest_ms, time()))
         if self._telling is None:
             await self._tell()
-            if self._untold:
+            if self._untold is not None and self._telling is None:
                 self._telling = asyncio.create_task(self._tell_later())
 
+    def _note(self, change: _Change) -> None:
+        other = self._untold or change
+        self._untold = _Change(min(other.earliest_ms, change.earliest_ms), min(other.at, change.at))
+
     async def _tell(self) -> None:
-        self._untold = False  # a change that comes meanwhile is another one
-        # Not by one: a Redis that has forgotten its version would count up to that of an old answer again.
-        if await self._guarded(lambda: self._move_version_on(1 + secrets.randbelow(_LONGEST_STEP))) is None:
-            self._untold = True
+        async with self._tells_now:
+            told, self._untold = self._untold, None
+            if told is None:
+                return
+            if not await self._guarded(
+                lambda: self._change(lambda changes: changes.and_then(*told)), _TELL_SECONDS
+            ):
+                self._note(told)
 
     async def _tell_later(self) -> None:
-        while self._untold:
+        while self._untold is not None:
             await asyncio.sleep(_REST_SECONDS)
             await self._tell()
         self._telling = None
 
-    async def _move_version_on(self, step: int) -> int:
-        try:
-            return int(await self._redis.incrby(_VERSION, step))
-        except ResponseError:  # somebody has put there what is no number, or too great a one
-            version = secrets.randbits(62)
-            await self._redis.set(_VERSION, version)
-            return version
+    async def _change(self, change: Callable[[Changes], Changes]) -> bool:
+        """Puts what `change` makes of the changes in their place, whoever else does the same meanwhile."""
+        for _ in range(_COLLISIONS_BORNE):
+            known: Any
+            (known,) = await self._redis.mget(_CHANGES)  # unlike GET it takes no offence at what is no text
+            changes = _decoded(known)
+            if await self._swap(_CHANGES, known, change(changes) if changes else Changes.anew()):
+                return True
+        return False
+
+    async def _swap(self, key: str, old: bytes | None, new: Changes | None) -> bool:
+        """Puts `new` in the place of `old`, if that is still there; None: nothing."""
+        value = b"" if new is None else msgspec.msgpack.encode(new)
+        return bool(await self._redis.eval(_SWAP, 1, key, old or b"", value))
 
     async def forget_all(self) -> bool:
         """See `Cache.forget_all`. Entries are taken away, too: they would stay until their time is over."""
-        if await self._guarded(lambda: self._move_version_on(_ERA)) is None:
+        if not await self._guarded(lambda: self._change(lambda _: Changes.anew()), _TELL_SECONDS):
             return False
         cursor = 0
 
         async def forget_some() -> int:
             after, found = await self._redis.scan(cursor, match=f"{_PREFIX}*", count=_KEYS_PER_SCAN)
-            if keys := [key for key in found if key != _VERSION.encode()]:
+            if keys := [key for key in found if key != _CHANGES.encode()]:
                 await self._redis.unlink(*keys)
             return int(after)
 
         started = monotonic()
         while monotonic() - started < _FORGET_SECONDS:
-            after = await self._guarded(forget_some)
+            after = await self._guarded(forget_some, _TELL_SECONDS)
             if not after:
                 return after == 0
             cursor = after
@@ -192,89 +352,85 @@ class RedisCache:
 
     async def answers(self) -> bool:
         """See `Cache.answers`."""
-        return await self._guarded(self._redis.ping) is not None
+        return await self._guarded(self._redis.ping, _TELL_SECONDS) is not None
 
     async def close(self) -> None:
         """See `Cache.close`."""
         if self._telling is not None:
             self._telling.cancel()
         self._rest_until = 0.0  # connections are there also while Redis is left alone
-        if self._untold:
-            await self._tell()
-        await self._guarded(self._redis.aclose)
+        await self._tell()
+        await self._guarded(self._redis.aclose, _TELL_SECONDS)
 
-    async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T | None:
+    async def _guarded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T | None:
         if monotonic() < self._rest_until:
             return None
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                return await call()
+            result = await _within(seconds, self._placed(call))
         except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
-            self._rest_until = monotonic() + _REST_SECONDS
-            log.warning("cache_away", error=type(error).__name__, rest_seconds=_REST_SECONDS)
+            self._failures += 1
+            if self._failures > _FAILURES_BORNE or not isinstance(error, TimeoutError | RedisTimeoutError):
+                self._rest_until = monotonic() + _REST_SECONDS
+                log.warning("cache_away", error=type(error).__name__, rest_seconds=_REST_SECONDS)
             return None
+        self._failures = 0
+        return result
+
+    async def _placed(self, call: Callable[[], Awaitable[T]]) -> T:
+        async with self._places:
+            return await call()
 
 
-class _Entry(Struct, array_like=True):
-    computed_at: float  # Unix seconds
-    version: int
-    body: bytes
+_CLAIM: Final = """
+local claimed = redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX')
+local values = redis.call('MGET', KEYS[2], KEYS[3])
+return {claimed and 1 or 0, values[1], values[2]}
+"""
 
 
-@dataclass(frozen=True)
-class CachedAnswer:
-    """An answer's body, how old it is and how it came about."""
-
-    body: bytes
-    age_seconds: int
-    source: Literal["hit", "miss"]
-
-    @property
-    def etag(self) -> str:
-        """Equal for equal bodies."""
-        return f'"{blake2b(self.body, digest_size=12).hexdigest()}"'
-
-
-class Answers:
-    """Answers by their question, computed when there is none that is fresh enough."""
-
-    def __init__(self, cache: Cache, *, fresh_seconds: float, max_age_seconds: float) -> None:
-        self._cache = cache
-        self._fresh_seconds = fresh_seconds
-        self._max_age_seconds = max_age_seconds
-        self._computing: dict[tuple[str, int | None], asyncio.Task[bytes]] = {}
-
-    async def get(
-        self, key: str, compute: Callable[[], Awaitable[bytes]], *, max_age_seconds: float | None = None
-    ) -> CachedAnswer:
-        """A fresh enough answer to the question that `key` stands for; raises what `compute` raises."""
-        limit = min(max_age_seconds or self._max_age_seconds, self._max_age_seconds)
-        kept, version = await self._cache.get(key)
-        if kept is not None and version is not None and (entry := _decoded(kept)):
-            age = time() - entry.computed_at
-            fresh = entry.version == version or age <= self._fresh_seconds
-            if 0 <= age <= limit and fresh and entry.version // _ERA == version // _ERA:
-                return CachedAnswer(entry.body, int(age), "hit")
-        asked = key, None if version is None else version // _ERA
-        task = self._computing.get(asked)
-        if task is None:
-            task = asyncio.create_task(self._compute(key, compute, version, limit))
-            self._computing[asked] = task
-            task.add_done_callback(lambda _: self._computing.pop(asked, None))
-        return CachedAnswer(await asyncio.shield(task), 0, "miss")
-
-    async def _compute(
-        self, key: str, compute: Callable[[], Awaitable[bytes]], version: int | None, limit: float
-    ) -> bytes:
-        began = time()  # data stored meanwhile may be missing: the answer is as old as its question
-        body = await compute()
-        if version is not None:
-            await self._cache.put(key, msgspec.msgpack.encode(_Entry(began, version, body)), limit)
-        return body
-
-
-def _decoded(kept: bytes) -> _Entry | None:
+async def _within(seconds: float, call: Coroutine[Any, Any, T]) -> T:
+    """The call's result, or `TimeoutError`. One that is there is taken, even if this process was too busy to look for it."""
+    calling = asyncio.create_task(call)
     try:
-        return msgspec.msgpack.decode(kept, type=_Entry)
+        await asyncio.wait([calling], timeout=seconds)
+        for _ in range(_TURNS):
+            if calling.done():
+                break
+            await asyncio.sleep(0)
+        else:
+            raise TimeoutError
+        return calling.result()
+    finally:
+        calling.cancel()
+
+
+# What is no text has no value to compare with, and is replaced.
+_SWAP: Final = """
+local now = redis.pcall('GET', KEYS[1])
+if type(now) == 'table' then
+    redis.call('DEL', KEYS[1])
+    now = false
+end
+if (now or '') ~= ARGV[1] then
+    return 0
+end
+if ARGV[2] == '' then
+    redis.call('DEL', KEYS[1])
+else
+    redis.call('SET', KEYS[1], ARGV[2])
+end
+return 1
+"""
+
+
+def _claim(key: str, era: int) -> str:
+    return f"{_PREFIX}claim:{era}:{key}"
+
+
+def _decoded(changes: bytes | None) -> Changes | None:
+    if changes is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(changes, type=Changes)
     except msgspec.MsgspecError:
         return None

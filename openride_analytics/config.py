@@ -175,10 +175,14 @@ class Ingest(_Section, frozen=True):
 class Cache(_Section, frozen=True):
     """How long an answer may be used again."""
 
-    # While new events are being stored, an answer is at most this old.
+    # An answer may miss events of its period, or of before it, that were stored so long ago …
     fresh_seconds: Annotated[float, Meta(ge=0)] = 1.0
-    # While nothing new is stored: so that "today" moves on.
+    # … and so long ago while it is computed anew.
+    stale_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    # In any case it is given only this long: so that "today" moves on.
     max_age_seconds: Positive = 60.0
+    # And this long if its period is over: so that what becomes of its bookings later is let in.
+    closed_max_age_seconds: Positive = 300.0
 
 
 class Analytics(_Section, frozen=True):

@@ -311,12 +311,14 @@ class Event(Struct, frozen=True, gc=False):
     """One accepted event, ready to be stored.
 
     `line` is its canonical JSON (no newline inside). `event_id` is the producer's, or None when
-    the id inside the line was derived from the content: only given ids can clash with another content.
+    the id inside the line was derived from the content: only given ids can clash with another content. `at_ms`: its
+    `event_timestamp`, Unix milliseconds.
     """
 
     line: bytes
     is_location: bool
     event_id: UUID | None
+    at_ms: int
 
     @property
     def id_text(self) -> str:
@@ -431,8 +433,8 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -
         _normalise(event, acceptance.currency)
     line = _encode_json(event)
     if event.event_id is None:
-        return Event(b'{"event_id":"%b",%b' % (_content_id(line), line[1:]), is_location, None)
-    return Event(line, is_location, event.event_id)
+        return Event(b'{"event_id":"%b",%b' % (_content_id(line), line[1:]), is_location, None, at_ms)
+    return Event(line, is_location, event.event_id, at_ms)
 
 
 def _normalise(event: _Event, default_currency: str) -> None:

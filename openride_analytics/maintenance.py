@@ -44,7 +44,7 @@ async def erase_user(config: Config, user: UUID) -> int:
         if not config.redis.url and config.clickhouse.url:
             print(
                 "without Redis, running instances keep their answers for up to "
-                f"{config.cache.max_age_seconds:g} s"
+                f"{max(config.cache.fresh_seconds, config.cache.stale_seconds):g} s"
             )
 
     return await _on_stores(config, work)

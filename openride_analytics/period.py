@@ -19,6 +19,8 @@ UNITS: Final = get_args(Unit)
 MAX_BUCKETS: Final = 10_000
 MAX_YEARS: Final = 3
 DEFAULT_DAYS: Final = 30
+# Of other granularities the longest period has some thousand; an hour may be cut in two where clocks are changed.
+_SURELY_FEW: Final = timedelta(hours=MAX_BUCKETS - 100)
 _FIRST_YEAR: Final = 1971
 _LAST_YEAR: Final = 2199
 END_OF_TIME_MS: Final = 7_258_118_400_000
@@ -213,7 +215,8 @@ def parse(
     if start.astimezone(timezone).replace(tzinfo=None) < _years_before(wall_end, MAX_YEARS):
         raise BadPeriod("start_date", f"The period must not be longer than {MAX_YEARS} years.")
     period = Period(start, end, timezone, granularity, whole_days=start_is_day and end_is_day)
-    _ = period.buckets  # too many of them are an error of the request
+    if granularity == "hour" and end - start > _SURELY_FEW:
+        _ = period.buckets  # too many of them are an error of the request; to list them takes 5 µs each
     return period
 
 

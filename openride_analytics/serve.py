@@ -36,7 +36,7 @@ def run(config: Config, alongside: Callable[[Service], Awaitable[None]] | None =
     """
     # Events are many short-lived objects without cycles: looking for cycles at every 700 of them costs a tenth of the CPU.
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(20_000, 50, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, alongside))
 

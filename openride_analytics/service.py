@@ -15,7 +15,8 @@ import asyncpg
 import structlog
 
 from openride_analytics import migrations, postgres
-from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
+from openride_analytics.answers import Answers
+from openride_analytics.cache import Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.kafka import KafkaSource
@@ -48,12 +49,11 @@ class Service:
         self.metrics = Metrics()
         self.dialects = Dialects(config.kafka)
         self.warehouse = warehouse_of(config)
-        self.cache: Cache = RedisCache(config.redis.url) if config.redis.url else MemoryCache()
-        self.answers = Answers(
-            self.cache,
-            fresh_seconds=config.cache.fresh_seconds,
-            max_age_seconds=config.cache.max_age_seconds,
+        # An embedded engine belongs to one process; a server may have other instances, which a cache in memory cannot hear.
+        self.cache: Cache = (
+            RedisCache(config.redis.url) if config.redis.url else MemoryCache(alone=not config.clickhouse.url)
         )
+        self.answers = Answers(self.cache, config.cache)
         self.dead_letter_topic = (
             DeadLetterTopic(config.kafka, self.metrics) if config.kafka.bootstrap_servers else None
         )
@@ -154,6 +154,8 @@ class Service:
                 )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        # Whoever was here before may have stored something and died before it could say so.
+        await self.cache.data_changed()
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
@@ -202,6 +204,7 @@ class Service:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self.dead_letter_topic is not None:
             await self.dead_letter_topic.close()
+        await self.answers.close()
         await self.cache.close()
         if self._pool is not None:
             await postgres.close(self._pool)

@@ -1,5 +1,6 @@
 """Fixtures for all tests: the real servers, each started when the first test asks for it."""
 
+from tests.caches import cache, fragile_redis, patient
 from tests.servers.clickhouse import clickhouse, clickhouse_url
 from tests.servers.kafka import kafka
 from tests.servers.postgres import postgres, postgres_url
@@ -7,11 +8,14 @@ from tests.servers.redis import redis_server
 from tests.stores import embedded_folder, embedded_warehouse, server_warehouse
 
 __all__ = [
+    "cache",
     "clickhouse",
     "clickhouse_url",
     "embedded_folder",
     "embedded_warehouse",
+    "fragile_redis",
     "kafka",
+    "patient",
     "postgres",
     "postgres_url",
     "redis_server",

@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
 from openride_analytics.analytics import cohort, funnel, geographic, retention
-from openride_analytics.http.answers import PROBLEMS, answered, documented
+from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, SPAN, Query, analytics_key
 from openride_analytics.service import Service
 from openride_analytics.warehouse import Warehouse
@@ -156,6 +156,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         operation_class=documented(parameters),
         responses={
             200: ResponseSpec(endpoint.answer, description="The answer.", generate_examples=False),
+            **NOT_MODIFIED,
             **PROBLEMS,
         },
     )
@@ -169,6 +170,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
             return msgspec.json.encode(await asked.ask(service.warehouse, asked.question))
 
         key = analytics_key(f"{endpoint.name} {asked.media_type}", asked.question)
-        return await answered(request, key, compute, media_type=asked.media_type)
+        end_ms = asked.question.period.end_ms
+        return await answered(request, key, compute, end_ms=end_ms, media_type=asked.media_type)
 
     return handler

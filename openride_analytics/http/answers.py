@@ -2,12 +2,13 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Final
 
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import Operation
+from litestar.openapi.spec import OpenAPIHeader, OpenAPIResponse, OpenAPIType, Operation, Schema
 from litestar.openapi.spec import Parameter as OpenAPIParameter
 
 from openride_analytics.http.parameters import PARAMETERS
@@ -24,8 +25,28 @@ PROBLEMS: Final = {
 }
 
 
+NOT_MODIFIED: Final = {
+    304: ResponseSpec(
+        None,
+        description="The client has this answer: `If-None-Match` names its `ETag` (compared weakly) or is `*`.",
+        generate_examples=False,
+    )
+}
+
+_TEXT: Final = Schema(type=OpenAPIType.STRING)
+_HEADERS: Final = {
+    "ETag": "A strong validator: equal for answers that are equal byte for byte.",
+    "Cache-Control": "Clients may keep an answer, and ask each time whether it is still the same.",
+    "Age": "Seconds since the computation of this answer began: what was stored later may be missing.",
+    "X-Cache": """`miss`: computed for this request. `hit`: computed before; whatever was stored of the time before its
+period's end is in it, but for the last second. `stale`: the same but for the last 30 seconds; it is being computed anew. What
+happened after the end of a period that is over (a confirmation, a refund) is in it after 5 minutes at most, the time of day
+after one minute. (The configuration may set other lengths.)""",
+}
+
+
 def documented(parameters: Iterable[str]) -> type[Operation]:
-    """An OpenAPI operation that lists these query parameters."""
+    """An OpenAPI operation that lists these query parameters, and the headers of answers that a cache may give."""
     listed: list[OpenAPIParameter] = [PARAMETERS[name].openapi for name in parameters]
 
     @dataclass  # without it Operation's own __init__ would not call __post_init__
@@ -34,6 +55,13 @@ def documented(parameters: Iterable[str]) -> type[Operation]:
 
         def __post_init__(self) -> None:
             self.parameters = [*(self.parameters or []), *self.query]
+            responses = self.responses or {}
+            answer = responses.get("200")
+            if "304" in responses and isinstance(answer, OpenAPIResponse):
+                answer.headers = {
+                    name: OpenAPIHeader(description=description, required=True, schema=_TEXT)
+                    for name, description in _HEADERS.items()
+                }
 
     return Documented
 
@@ -42,12 +70,17 @@ async def answered(
     request: Request[Any, Any, State],
     key: str,
     compute: Callable[[], Awaitable[bytes]],
-    max_age_seconds: float | None = None,
+    *,
+    end_ms: float = inf,
+    max_age_seconds: float = inf,
     media_type: str = "application/json",
 ) -> Response[bytes]:
-    """The answer from the cache or computed, with its headers; 304 where the client has it already."""
+    """The answer from the cache or computed, with its headers; 304 where the client has it already.
+
+    The rest is as for `Answers.get`.
+    """
     service: Service = request.app.state.service
-    answer = await service.answers.get(key, compute, max_age_seconds=max_age_seconds)
+    answer = await service.answers.get(key, compute, end_ms=end_ms, max_age_seconds=max_age_seconds)
     service.metrics.cache_requests.labels(answer.source).inc()
     headers = {
         "ETag": answer.etag,
@@ -55,8 +88,8 @@ async def answered(
         "Age": str(answer.age_seconds),
         "X-Cache": answer.source,
     }
-    # Proxies that compress make tags weak ones.
+    # Compared weakly: proxies that compress make strong tags weak ones.
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if answer.etag in known:
+    if answer.etag in known or known == ["*"]:
         return Response(b"", status_code=304, headers=headers)
     return Response(answer.body, media_type=media_type, headers=headers)

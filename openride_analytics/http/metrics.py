@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from openride_analytics import catalogue
-from openride_analytics.http.answers import PROBLEMS, answered, documented
+from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, question_key
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
@@ -102,6 +102,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
             200: ResponseSpec(
                 endpoint.answer, description="The metrics of the period.", generate_examples=False
             ),
+            **NOT_MODIFIED,
             **PROBLEMS,
         },
     )
@@ -114,7 +115,8 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         async def compute() -> bytes:
             return msgspec.json.encode(await endpoint.ask(service.warehouse, question))
 
-        return await answered(request, question_key(endpoint.name, question), compute)
+        key = question_key(endpoint.name, question)
+        return await answered(request, key, compute, end_ms=question.period.end_ms)
 
     return handler
 
@@ -129,6 +131,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         200: ResponseSpec(
             realtime.RealtimeAnswer, description="The window that ends now.", generate_examples=False
         ),
+        **NOT_MODIFIED,
         **PROBLEMS,
     },
 )

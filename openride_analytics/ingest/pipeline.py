@@ -8,7 +8,7 @@ memory stays bounded whatever happens behind. Storing is tried for ever (a sourc
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -103,7 +103,8 @@ class Submission:
 class Pipeline:
     """Gathers submissions into batches and stores them. Call `run` in a task of its own.
 
-    `on_stored` is called after each batch; `publish` sends dead letters wherever else they shall go.
+    `on_stored` is called after each batch of events with the earliest of their times (Unix milliseconds); `publish` sends
+    dead letters wherever else they shall go.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Pipeline:
         *,
         max_batch_events: int,
         max_delay_seconds: float,
-        on_stored: Callable[[], Awaitable[None]],
+        on_stored: Callable[[int], Awaitable[None]],
         publish: Callable[[Sequence[DeadLetter]], Awaitable[None]] | None = None,
     ) -> None:
         self._warehouse = warehouse
@@ -241,7 +242,9 @@ class Pipeline:
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
         self._metrics.rejected_letters([(letter.reason, letter.topic or OVER_HTTP) for letter in letters])
-        await self._on_stored()
+        # Where ids clash, a later event may be gone as well: the earliest time covers it.
+        if events:
+            await self._on_stored(min(event.at_ms for submission in batch for event in submission.events))
 
     async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
         """Stores a batch and returns its dead letters, those included of what the store cannot hold."""
@@ -296,7 +299,7 @@ class _Insertion:
     async def _insert(self, events: Sequence[tuple[Event, int]]) -> None:
         try:
             await self._warehouse.insert(
-                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), list(_chunks(events))
+                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(events)
             )
         except StatementRefused as refusal:
             self._refusals += 1
@@ -315,21 +318,28 @@ class _Insertion:
         await self._insert(events[middle:])
 
 
-def _chunks(events: Sequence[tuple[Event, int]]) -> Iterable[tuple[Value, ...]]:
-    """Rows of `incoming`: events of one kind together, many in one string."""
+async def _chunks(events: Sequence[tuple[Event, int]]) -> list[tuple[Value, ...]]:
+    """Rows of `incoming`: events of one kind together, many in one string. In slices, so that others get their turn."""
     kinds: dict[tuple[bool, bool], list[tuple[Event, int]]] = {}
-    for pair in events:
-        event = pair[0]
-        kinds.setdefault((event.is_location, event.event_id is not None), []).append(pair)
+    for start in range(0, len(events), CHUNK_EVENTS):
+        for pair in events[start : start + CHUNK_EVENTS]:
+            event = pair[0]
+            kinds.setdefault((event.is_location, event.event_id is not None), []).append(pair)
+        await asyncio.sleep(0)
+    rows: list[tuple[Value, ...]] = []
     for (is_location, ids_given), pairs in kinds.items():
         for start in range(0, len(pairs), CHUNK_EVENTS):
             chunk = pairs[start : start + CHUNK_EVENTS]
-            yield (
-                "location" if is_location else "event",
-                int(ids_given),
-                min(arrived_ms for _, arrived_ms in chunk),
-                b"\n".join([event.line for event, _ in chunk]),
+            rows.append(
+                (
+                    "location" if is_location else "event",
+                    int(ids_given),
+                    min(arrived_ms for _, arrived_ms in chunk),
+                    b"\n".join([event.line for event, _ in chunk]),
+                )
             )
+            await asyncio.sleep(0)
+    return rows
 
 
 async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[str]) -> None:

@@ -44,7 +44,7 @@ FROM numbers(2)
 SETTINGS max_block_size = 1
 """
 RUNNING = (
-    "SELECT count() AS n FROM system.processes WHERE query LIKE '%INSERT INTO dead_letters%sleepEachRow%'"
+    "SELECT count() AS n FROM system.processes WHERE query_kind = 'Insert' AND query LIKE '%sleepEachRow%'"
 )
 
 said: list[str] = []

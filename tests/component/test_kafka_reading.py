@@ -87,7 +87,7 @@ class Reading:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-async def _nothing() -> None:
+async def _nothing(earliest_ms: int) -> None:
     pass
 
 

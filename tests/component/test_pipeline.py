@@ -109,7 +109,7 @@ class Running:
     def counted(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
-    async def _on_stored(self) -> None:
+    async def _on_stored(self, earliest_ms: int) -> None:
         self.batches_stored += 1
 
     async def _publish(self, letters: Sequence[DeadLetter]) -> None:

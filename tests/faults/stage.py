@@ -147,6 +147,8 @@ class Stage:
             # Many small batches, and soon too many: every fault meets several of them.
             "ingest": {"max_delay_seconds": 0.1, "max_batch_events": 200},
             "retention": {"hot_days": 0, "cold_days": 0},
+            # What became of the bookings of a period that is over is otherwise seen after minutes.
+            "cache": {"closed_max_age_seconds": 5},
         }
 
     def __enter__(self) -> Self:

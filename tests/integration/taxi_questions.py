@@ -15,7 +15,7 @@ from .running import Sections, ServiceProcess
 CONFIG: Sections = {
     "retention": {"hot_days": 0, "cold_days": 0},
     "analytics": {"timezone": truth.NEW_YORK, "currency": truth.CURRENCY},
-    "cache": {"fresh_seconds": 0},
+    "cache": {"fresh_seconds": 0, "stale_seconds": 0, "closed_max_age_seconds": 1},
 }
 ENDPOINTS = {
     "users": truth.users,
