@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic, time
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 import redis.asyncio
@@ -189,6 +189,14 @@ class RedisCache:
                 return after == 0
             cursor = after
         return False
+
+    async def run_script(self, script: str, key: str, *arguments: str) -> Any | None:
+        """What a script says about one key; None: Redis is away. For what instances share beside answers."""
+
+        async def run() -> Any:
+            return await self._redis.eval(script, 1, key, *arguments)
+
+        return await self._guarded(run)
 
     async def answers(self) -> bool:
         """See `Cache.answers`."""

@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 
 from openride_analytics import migrations, postgres
+from openride_analytics.access.gate import Gate
 from openride_analytics.cache import Answers, Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
@@ -25,7 +26,7 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.warehouse import Warehouse, WarehouseError, retention
+from openride_analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailable, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 
@@ -49,6 +50,7 @@ class Service:
         self.dialects = Dialects(config.kafka)
         self.warehouse = warehouse_of(config)
         self.cache: Cache = RedisCache(config.redis.url) if config.redis.url else MemoryCache()
+        self.gate = Gate(config.auth, self.cache)
         self.answers = Answers(
             self.cache,
             fresh_seconds=config.cache.fresh_seconds,
@@ -96,6 +98,13 @@ class Service:
         self.metrics.ready.set(0)
         if self.kafka is not None:
             self.kafka.stop()
+
+    @property
+    def postgres(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The pool. Raises `WarehouseUnavailable` before it is there, which is answered with a 503."""
+        if self._pool is None:
+            raise WarehouseUnavailable("PostgreSQL is not reached yet")
+        return self._pool
 
     async def health(self) -> tuple[Status, dict[str, str]]:
         """The overall status and each part's. Probes are bounded, and shared by those who ask in the same second."""
@@ -154,6 +163,7 @@ class Service:
                 )
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        self._spawn("access", self.gate.run(pool))
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
@@ -202,6 +212,7 @@ class Service:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self.dead_letter_topic is not None:
             await self.dead_letter_topic.close()
+        await self.gate.keys.write_use()
         await self.cache.close()
         if self._pool is not None:
             await postgres.close(self._pool)

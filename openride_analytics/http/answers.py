@@ -10,7 +10,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation
 from litestar.openapi.spec import Parameter as OpenAPIParameter
 
-from openride_analytics.http.parameters import PARAMETERS
+from openride_analytics.http.parameters import PARAMETERS, QueryParameter
 from openride_analytics.http.problems import MEDIA_TYPE, Problem
 from openride_analytics.service import Service
 
@@ -25,8 +25,13 @@ PROBLEMS: Final = {
 
 
 def documented(parameters: Iterable[str]) -> type[Operation]:
+    """An OpenAPI operation that lists these query parameters of the questions."""
+    return documented_from(PARAMETERS[name] for name in parameters)
+
+
+def documented_from(parameters: Iterable[QueryParameter]) -> type[Operation]:
     """An OpenAPI operation that lists these query parameters."""
-    listed: list[OpenAPIParameter] = [PARAMETERS[name].openapi for name in parameters]
+    listed: list[OpenAPIParameter] = [parameter.openapi for parameter in parameters]
 
     @dataclass  # without it Operation's own __init__ would not call __post_init__
     class Documented(Operation):

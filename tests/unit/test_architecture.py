@@ -16,6 +16,7 @@ ALLOWED = {
     "config": set[str](),
     "ops": {"config"},
     "cache": set[str](),
+    "access": {"cache", "config"},
     "postgres": set[str](),
     "warehouse": {"config"},
     "migrations": {"warehouse"},
