@@ -2,10 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import asyncpg
@@ -41,13 +38,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 async def run(config: Config, options: argparse.Namespace) -> int:
     """Runs one of the actions; 1 where that was not possible."""
     try:
-        async with _postgres(config) as pool:
+        async with postgres.opened(config) as pool:
             return await _run(pool, options)
     except asyncpg.UndefinedTableError:
         said = "the tables are not there: run `openride-analytics migrate`, or start the service once"
     except keys.TooManyKeys:
         said = f"there are {keys.MOST_KEYS} keys that may be used: revoke some first"
-    except (OSError, TimeoutError, ImportError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (ImportError, *postgres.AWAY) as error:
         said = f"PostgreSQL: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     print(f"openride-analytics: {said}", file=sys.stderr)
     return 1
@@ -104,21 +101,3 @@ def _state(row: "asyncpg.Record") -> str:
 
 def _text(at: datetime | None, length: int) -> str:
     return at.isoformat()[:length] if at else "-"
-
-
-@asynccontextmanager
-async def _postgres(config: Config) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
-    """The configured PostgreSQL; a private one is shared with the service where that runs."""
-    embedded, address = None, config.postgres.url
-    if not address:
-        embedded = postgres.EmbeddedPostgres(Path(config.storage.data_dir) / "postgres")
-        address = await embedded.start()
-    try:
-        pool = await postgres.connect(address)
-        try:
-            yield pool
-        finally:
-            await postgres.close(pool)
-    finally:
-        if embedded is not None:
-            await embedded.stop()

@@ -20,6 +20,7 @@ import asyncpg
 import structlog
 
 from openride_analytics.access import Caller, Scope, audit, cannot_tell, not_valid
+from openride_analytics.postgres import AWAY
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,6 @@ _LOOK_AGAIN_SECONDS: Final = 1.0
 _WRITE_USE_SECONDS: Final = 60.0
 _LISTED: Final = 2_000
 _FORM: Final = re.compile(r"ork_([0-9a-f]{16})_([0-9a-f]{48})", re.ASCII)
-_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class TooManyKeys(Exception):
@@ -111,7 +111,7 @@ class Keys:
         began = self._tried = monotonic()
         try:
             rows = await self._postgres.fetch(_USABLE, MOST_KEYS)
-        except _AWAY as error:
+        except AWAY as error:
             log.warning("keys_not_read", error=type(error).__name__)
             return
         self._known = {
@@ -138,7 +138,7 @@ class Keys:
             return
         try:
             await self._postgres.execute(_USED, list(used), list(used.values()))
-        except _AWAY as error:
+        except AWAY as error:
             log.warning("use_of_keys_not_written", error=type(error).__name__)
             self._used = used | self._used
 
