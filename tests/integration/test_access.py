@@ -88,7 +88,8 @@ async def test_secrets_show_nowhere(clickhouse_url: str, postgres_url: str) -> N
         secrets.append(made.json()["key"].rpartition("_")[2])
         said += [service.get(path).text for path in ("/v1/keys", "/v1/audit", "/metrics")]
         checked = await run(service.folder, "check-config", "--config", "config.toml")
-        assert json.loads(checked.stdout)["auth"]["jwt_secret"] == "***"
+        shown, _ = json.JSONDecoder().raw_decode(checked.stdout)  # what follows says that Redis is away
+        assert shown["auth"]["jwt_secret"] == "***"
         said += [checked.stdout, checked.stderr]
         assert service.terminate() == 0
         said.append(service.logged())
