@@ -350,6 +350,14 @@ class RedisCache:
             cursor = after
         return False
 
+    async def run_script(self, script: str, key: str, *arguments: str) -> Any | None:
+        """What a script says about one key; None: Redis is away. For what instances share beside answers."""
+
+        async def run() -> Any:
+            return await self._redis.eval(script, 1, key, *arguments)
+
+        return await self._guarded(run, _TELL_SECONDS)
+
     async def answers(self) -> bool:
         """See `Cache.answers`."""
         return await self._guarded(self._redis.ping, _TELL_SECONDS) is not None

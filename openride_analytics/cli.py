@@ -1,4 +1,4 @@
-"""The command line: `openride-analytics serve | demo | migrate | ingest | erase | rebuild | check-config`."""
+"""The command line: `openride-analytics serve | demo | migrate | ingest | keys | erase | rebuild | check-config`."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from openride_analytics import __version__, checks, config, ingest_files, maintenance, serve
+from openride_analytics import __version__, checks, config, ingest_files, key_commands, maintenance, serve
 from openride_analytics.config import Config, ConfigError
 from openride_analytics.dialects import Dialects
 from openride_analytics.ops import logs
@@ -52,6 +52,8 @@ def _on_stores(options: argparse.Namespace) -> int:
             return asyncio.run(maintenance.erase_user(settings, maintenance.user_id(options.user)))
         case "rebuild":
             return asyncio.run(maintenance.rebuild_all(settings))
+        case "keys":
+            return asyncio.run(key_commands.run(settings, options))
         case _:
             return serve.run(settings)
 
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--kafka", action="store_true", help="produce to the Kafka topics of the configuration instead"
     )
+    key_commands.add_to(command("keys", "make, list and revoke API keys"))
     erase = command("erase", "remove a user's events and all that is derived from them, for good")
     erase.add_argument("--user", required=True, metavar="ID", help="the user's id (a UUID)")
     command("rebuild", "recompute all that is derived from the stored events, while they are served")

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -30,8 +31,8 @@ WELL_KNOWN: Final = {
     "CONSUMER_GROUP_ID": ("kafka", "group_id"),
 }
 _PREFIX: Final = "OPENRIDE_"
-_SECRETS: Final = frozenset({"sasl_password"})
-_URLS: Final = frozenset({"url"})
+_SECRETS: Final = frozenset({"sasl_password", "jwt_secret"})
+_URLS: Final = frozenset({"url", "jwks_url"})
 
 
 class ConfigError(Exception):
@@ -47,6 +48,8 @@ class Server(_Section, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8097
+    # Where health and Prometheus are served instead of at `port`. 0: at `port`.
+    ops_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     cors_origins: tuple[str, ...] = ()
     # How long the service goes on answering, no longer ready, after it was told to stop.
     drain_seconds: Annotated[float, Meta(ge=0, le=5)] = 2.0
@@ -200,6 +203,21 @@ class Retention(_Section, frozen=True):
     cold_days: Days = 730
 
 
+class Auth(_Section, frozen=True):
+    """Who may ask: API keys, and tokens where a secret or a JWKS address is given."""
+
+    enabled: bool = False
+    # Serve the network although access is off: whoever reaches the service may read and change everything.
+    open_to_everybody: bool = False
+    # Of each key without a limit of its own, and of each token's subject. 0: no limit.
+    requests_per_minute: Annotated[int, Meta(ge=0, le=1_000_000)] = 600
+    jwt_secret: str = ""
+    jwks_url: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_scopes_claim: str = "scope"
+
+
 class Log(_Section, frozen=True):
     """Structured logs on standard output."""
 
@@ -220,6 +238,7 @@ class Config(_Section, frozen=True):
     cache: Cache = field(default_factory=Cache)
     analytics: Analytics = field(default_factory=Analytics)
     retention: Retention = field(default_factory=Retention)
+    auth: Auth = field(default_factory=Auth)
     log: Log = field(default_factory=Log)
 
 
@@ -286,7 +305,48 @@ def _checked(config: Config) -> Config:
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")
+    _check_access(config.server, config.auth)
     return config
+
+
+def _check_access(server: Server, auth: Auth) -> None:
+    """Refuses what would let in the network, or somebody's tokens, by mistake."""
+    if not (auth.enabled or auth.open_to_everybody or is_loopback(server.host)):
+        raise ConfigError(
+            f"server.host: {server.host} can be reached from the network, so access must be on: set auth.enabled = true "
+            "and make a key with `openride-analytics keys create`; or say auth.open_to_everybody = true, and whoever "
+            "reaches the service may read and change everything"
+        )
+    if auth.jwt_secret and auth.jwks_url:
+        raise ConfigError("auth.jwt_secret: not together with auth.jwks_url")
+    if auth.jwt_secret and len(auth.jwt_secret.encode()) < _SHORTEST_SECRET_BYTES:
+        raise ConfigError(f"auth.jwt_secret: must have at least {_SHORTEST_SECRET_BYTES} bytes")
+    if (auth.jwt_secret or auth.jwks_url) and not (auth.jwt_issuer and auth.jwt_audience):
+        raise ConfigError("auth.jwt_issuer, auth.jwt_audience: must be set where tokens are accepted")
+    url = urlsplit(auth.jwks_url)
+    if auth.jwks_url and url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.hostname)):
+        raise ConfigError("auth.jwks_url: must begin with https:// (or http:// on this machine)")
+    if server.ops_port == server.port:
+        raise ConfigError("server.ops_port: must be another port than server.port")
+    for origin in server.cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"server.cors_origins: {origin!r} is not an origin, like https://dashboard.example.com"
+            )
+
+
+_SHORTEST_SECRET_BYTES: Final = 32
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.\-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether an address is of this machine and for this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 @cache

@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
-from openride_analytics import erasure, rebuild
+from openride_analytics import erasure, postgres, rebuild
+from openride_analytics.access import audit
 from openride_analytics.cache import Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError
 from openride_analytics.erasure import CacheAway
@@ -34,6 +36,7 @@ async def erase_user(config: Config, user: UUID) -> int:
     """Erases a user, prints what was removed, and returns 0, or 1 where it has to be run again."""
 
     async def work(warehouse: Warehouse, cache: Cache) -> None:
+        await _recorded(config, "user.erased")  # who that was stands in `erased_users` alone
         removed = await erasure.erase(warehouse, cache, user, say=_say)
         for name, rows in removed.items():
             print(f"{name:<28}{rows:>12,}")
@@ -54,6 +57,7 @@ async def rebuild_all(config: Config) -> int:
     """Recomputes what is derived and returns 0, or 1 where it has to be run again."""
 
     async def work(warehouse: Warehouse, cache: Cache) -> None:
+        await _recorded(config, "derived.rebuilt")
         await rebuild.rebuild(warehouse, cache, say=_say)
         print("rebuilt")
 
@@ -71,13 +75,21 @@ async def _on_stores(config: Config, work: Callable[[Warehouse, Cache], Awaitabl
             await work(warehouse, cache)
             return 0
         said = "the tables are not there: is this the right store, and is it migrated?"
-    except (WarehouseError, CacheAway) as error:
+    except asyncpg.UndefinedTableError:
+        said = "the tables of PostgreSQL are not there: run `openride-analytics migrate`"
+    except (WarehouseError, CacheAway, *postgres.AWAY) as error:
         said = f"not done, to be run again: {' '.join(str(error).split())[:500]}"
     finally:
         await cache.close()
         await warehouse.close()
     print(f"openride-analytics: {said}", file=sys.stderr)
     return 1
+
+
+async def _recorded(config: Config, what: audit.What) -> None:
+    """Writes into the audit log what is about to be done: what cannot be recorded is not done."""
+    async with postgres.opened(config) as pool:
+        await audit.record(pool, audit.operator(), what, {})
 
 
 def _say(line: str) -> None:

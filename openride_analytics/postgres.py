@@ -3,13 +3,19 @@
 import asyncio
 import contextlib
 import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 
+from openride_analytics.config import Config
+
 _TIMEOUT_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
+# What calls raise while the server cannot be used.
+AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 class EmbeddedPostgres:
@@ -51,6 +57,24 @@ async def connect(address: str) -> "asyncpg.Pool[asyncpg.Record]":
             # Prepared statements of a connection break behind a pooler in transaction mode.
             statement_cache_size=0,
         )
+
+
+@asynccontextmanager
+async def opened(config: Config) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """A pool for one command; a private server is shared with the service where that runs. Raises what `AWAY` names."""
+    embedded, address = None, config.postgres.url
+    if not address:
+        embedded = EmbeddedPostgres(Path(config.storage.data_dir) / "postgres")
+        address = await embedded.start()
+    try:
+        pool = await connect(address)
+        try:
+            yield pool
+        finally:
+            await close(pool)
+    finally:
+        if embedded is not None:
+            await embedded.stop()
 
 
 async def close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

@@ -5,14 +5,15 @@ import contextlib
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from typing import Any, Final, Literal
 
 import structlog
 import uvicorn
 import uvloop
+from litestar.types import ASGIApp
 
 from openride_analytics.config import Config
-from openride_analytics.http.app import http_app
+from openride_analytics.http.app import http_app, ops_app
 from openride_analytics.service import Service
 
 log = structlog.get_logger(__name__)
@@ -43,18 +44,11 @@ def run(config: Config, alongside: Callable[[Service], Awaitable[None]] | None =
 
 async def _serve(config: Config, alongside: Callable[[Service], Awaitable[None]] | None) -> int:
     service = Service(config)
-    server = _Server(
-        uvicorn.Config(
-            http_app(service),
-            host=config.server.host,
-            port=config.server.port,
-            http="h11",  # bounds the headers of a request, which httptools does not
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_REQUESTS_SECONDS,
-            lifespan="on",
-        )
+    server = _server(config, http_app(service), config.server.port, lifespan="on")
+    ops = (
+        _server(config, ops_app(service), config.server.ops_port, lifespan="off")
+        if config.server.ops_port
+        else None
     )
     loop = asyncio.get_running_loop()
     ending: list[asyncio.Task[None]] = []
@@ -71,15 +65,50 @@ async def _serve(config: Config, alongside: Callable[[Service], Awaitable[None]]
     service.on_failure = lambda: begin_stop(0.0)
 
     beside = asyncio.create_task(_beside(service, alongside)) if alongside else None
+    beside_ops = asyncio.create_task(_beside_ops(ops, server)) if ops else None
     try:
-        await server.serve()
-    except SystemExit:  # uvicorn's way of saying that the port is taken
-        log.error("port_not_available", host=config.server.host, port=config.server.port)
-        return 1
+        served = await _served(server)
+        if ops is not None and beside_ops is not None:  # until here, so that probes see the stop
+            ops.should_exit = True
+            served = await beside_ops and served
     finally:
         for task in [*ending, *([beside] if beside else [])]:
             task.cancel()
-    return 1 if service.failed else 0
+    return 1 if service.failed or not served else 0
+
+
+def _server(config: Config, app: ASGIApp, port: int, *, lifespan: Literal["on", "off"]) -> _Server:
+    app_for_uvicorn: Any = app  # its own names for the same types
+    return _Server(
+        uvicorn.Config(
+            app_for_uvicorn,
+            host=config.server.host,
+            port=port,
+            http="h11",  # bounds the headers of a request, which httptools does not
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_REQUESTS_SECONDS,
+            lifespan=lifespan,
+        )
+    )
+
+
+async def _served(server: uvicorn.Server) -> bool:
+    """Serves until told to stop; false where the port cannot be had."""
+    try:
+        await server.serve()
+    except SystemExit:  # uvicorn's way of saying that the port is taken
+        log.error("port_not_available", host=server.config.host, port=server.config.port)
+        return False
+    return True
+
+
+async def _beside_ops(ops: uvicorn.Server, server: uvicorn.Server) -> bool:
+    """The operators' port; without it there is no service."""
+    served = await _served(ops)
+    server.should_exit = True
+    return served
 
 
 async def _end(server: uvicorn.Server, drain_seconds: float) -> None:

@@ -15,6 +15,7 @@ import asyncpg
 import structlog
 
 from openride_analytics import migrations, postgres
+from openride_analytics.access.gate import Gate
 from openride_analytics.answers import Answers
 from openride_analytics.cache import Cache, MemoryCache, RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
@@ -26,7 +27,7 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.warehouse import Warehouse, WarehouseError, retention
+from openride_analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailable, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 
@@ -53,6 +54,7 @@ class Service:
         self.cache: Cache = (
             RedisCache(config.redis.url) if config.redis.url else MemoryCache(alone=not config.clickhouse.url)
         )
+        self.gate = Gate(config.auth, self.cache)
         self.answers = Answers(self.cache, config.cache)
         self.dead_letter_topic = (
             DeadLetterTopic(config.kafka, self.metrics) if config.kafka.bootstrap_servers else None
@@ -96,6 +98,13 @@ class Service:
         self.metrics.ready.set(0)
         if self.kafka is not None:
             self.kafka.stop()
+
+    @property
+    def postgres(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The pool. Raises `WarehouseUnavailable` before it is there, which is answered with a 503."""
+        if self._pool is None:
+            raise WarehouseUnavailable("PostgreSQL is not reached yet")
+        return self._pool
 
     async def health(self) -> tuple[Status, dict[str, str]]:
         """The overall status and each part's. Probes are bounded, and shared by those who ask in the same second."""
@@ -156,6 +165,7 @@ class Service:
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         # Whoever was here before may have stored something and died before it could say so.
         await self.cache.data_changed()
+        self._spawn("access", self.gate.run(pool))
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
@@ -205,6 +215,7 @@ class Service:
         if self.dead_letter_topic is not None:
             await self.dead_letter_topic.close()
         await self.answers.close()
+        await self.gate.keys.write_use()
         await self.cache.close()
         if self._pool is not None:
             await postgres.close(self._pool)

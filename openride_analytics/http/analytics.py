@@ -12,6 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
 from openride_analytics.analytics import cohort, funnel, geographic, retention
+from openride_analytics.http.access import needs
 from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, SPAN, Query, analytics_key
 from openride_analytics.service import Service
@@ -149,6 +150,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
     @get(
         f"/v1/analytics/{endpoint.name}",
         name=f"analytics_{endpoint.name}",
+        opt=needs("read"),
         operation_id=f"analytics_{endpoint.name}",
         summary=endpoint.summary,
         description=endpoint.description,

@@ -11,7 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import OpenAPIHeader, OpenAPIResponse, OpenAPIType, Operation, Schema
 from litestar.openapi.spec import Parameter as OpenAPIParameter
 
-from openride_analytics.http.parameters import PARAMETERS
+from openride_analytics.http.parameters import PARAMETERS, QueryParameter
 from openride_analytics.http.problems import MEDIA_TYPE, Problem
 from openride_analytics.service import Service
 
@@ -46,8 +46,13 @@ after one minute. (The configuration may set other lengths.)""",
 
 
 def documented(parameters: Iterable[str]) -> type[Operation]:
-    """An OpenAPI operation that lists these query parameters, and the headers of answers that a cache may give."""
-    listed: list[OpenAPIParameter] = [PARAMETERS[name].openapi for name in parameters]
+    """An OpenAPI operation that lists these query parameters of the questions."""
+    return documented_from(PARAMETERS[name] for name in parameters)
+
+
+def documented_from(parameters: Iterable[QueryParameter]) -> type[Operation]:
+    """An OpenAPI operation that lists these query parameters; where it may answer 304, the headers of cached answers too."""
+    listed: list[OpenAPIParameter] = [parameter.openapi for parameter in parameters]
 
     @dataclass  # without it Operation's own __init__ would not call __post_init__
     class Documented(Operation):

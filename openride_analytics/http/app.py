@@ -3,6 +3,7 @@
 from time import perf_counter
 from typing import Any, Final
 
+import asyncpg
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
@@ -14,7 +15,8 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
-from openride_analytics.http import analytics, health, metrics, problems
+from openride_analytics.access import Denied
+from openride_analytics.http import access, analytics, health, keys, metrics, problems
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
@@ -60,17 +62,39 @@ def http_app(service: Service) -> ASGIApp:
     """The application; it starts and stops the service with itself."""
     largest_bytes = service.config.ingest.max_request_bytes
     held = HeldBytes(_BODIES_HELD * largest_bytes)
-    return BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
+    bounded = BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
+    return access.Hardened(bounded, service.config)
+
+
+def ops_app(service: Service) -> ASGIApp:
+    """Health and Prometheus alone, for a port of their own; it neither starts nor stops the service."""
+    app = Litestar(
+        route_handlers=[*_OPERATIONS],
+        state=State({"service": service}),
+        exception_handlers=_HANDLERS,
+        logging_config=None,
+        request_max_body_size=None,
+        openapi_config=None,
+    )
+    largest_bytes = 1_024
+    bounded = BoundedBodies(app, largest_bytes=largest_bytes, held=HeldBytes(_BODIES_HELD * largest_bytes))
+    return access.Hardened(bounded, service.config)
+
+
+_OPERATIONS: Final = (health.health, health.live, health.ready, health.prometheus_metrics)
+_HANDLERS: Final[dict[Any, Any]] = {
+    problems.BadRequest: problems.on_bad_request,
+    Denied: access.on_denied,
+    HTTPException: problems.on_http_exception,
+    WarehouseError: problems.on_warehouse_error,
+    asyncpg.PostgresError: problems.on_postgres_error,
+    asyncpg.InterfaceError: problems.on_postgres_error,
+    Exception: problems.on_unexpected,
+}
 
 
 def _litestar(service: Service, held: HeldBytes) -> Litestar:
     origins = list(service.config.server.cors_origins)
-    exception_handlers: dict[Any, Any] = {
-        problems.BadRequest: problems.on_bad_request,
-        HTTPException: problems.on_http_exception,
-        WarehouseError: problems.on_warehouse_error,
-        Exception: problems.on_unexpected,
-    }
     return Litestar(
         route_handlers=[
             *metrics.handlers(),
@@ -80,16 +104,26 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             list_dead_letters,
             get_dead_letter,
             replay_dead_letters,
-            health.health,
-            health.live,
-            health.ready,
-            health.prometheus_metrics,
+            keys.list_keys,
+            keys.create_key,
+            keys.revoke_key,
+            keys.audit_log,
+            *(() if service.config.server.ops_port else _OPERATIONS),
         ],
         lifespan=[lambda _: service.lifespan()],
         state=State({"service": service, "held": held}),
         middleware=[_Timed(service)],
-        exception_handlers=exception_handlers,
-        cors_config=CORSConfig(allow_origins=origins) if origins else None,
+        exception_handlers=_HANDLERS,
+        guards=[access.guard],
+        plugins=[access.Declared(enabled=service.gate.enabled)],
+        cors_config=CORSConfig(
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Content-Encoding", "If-None-Match"],
+            expose_headers=["ETag", "Age", "X-Cache", "Retry-After", "Content-Disposition"],
+        )
+        if origins
+        else None,
         logging_config=None,
         request_max_body_size=None,  # see BoundedBodies
         openapi_config=OpenAPIConfig(
@@ -97,6 +131,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             version=__version__,
             description=_DESCRIPTION,
             path="/",
+            components=access.COMPONENTS,
             render_plugins=[JsonRenderPlugin(path="/schema"), SwaggerRenderPlugin(path="/docs")],
         ),
     )

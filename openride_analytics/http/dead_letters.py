@@ -15,8 +15,10 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import Parameter
 from msgspec import Meta
 
+from openride_analytics.access import audit
 from openride_analytics.config import Config
 from openride_analytics.events import Reason
+from openride_analytics.http.access import caller_of, needs
 from openride_analytics.http.parameters import MAX_LIMIT, PARAMETERS, Query, QueryParameter
 from openride_analytics.http.problems import MEDIA_TYPE, BadRequest, FieldProblem, Problem
 from openride_analytics.ingest import dead_letters
@@ -124,6 +126,7 @@ class _Replaying(Operation):
 
 @get(
     "/v1/ingest/dead-letters",
+    opt=needs("ingest"),
     operation_id="list_dead_letters",
     summary="Records that were rejected",
     description="The newest first, by page, with the numbers of all that match. Long records are cut short.",
@@ -146,6 +149,7 @@ async def list_dead_letters(request: Request[Any, Any, State]) -> Response[bytes
 
 @get(
     "/v1/ingest/dead-letters/{dead_letter_id:str}",
+    opt=needs("ingest"),
     operation_id="get_dead_letter",
     summary="One record that was rejected",
     description="All of it, however long.",
@@ -175,6 +179,7 @@ async def get_dead_letter(
 
 @post(
     "/v1/ingest/dead-letters/replay",
+    opt=needs("ingest"),
     operation_id="replay_dead_letters",
     summary="Take rejected records in after all",
     description="After a fix: decodes and stores the letters again and answers when that is done. Accepted ones are not "
@@ -197,6 +202,17 @@ async def replay_dead_letters(request: Request[Any, Any, State]) -> Response[byt
     selection, after = _asked(await request.body(), service.config)
     if not (service.started.is_set() and service.pipeline.has_room):
         raise BadRequest("The store is behind; replay a little later.", status=503)
+    filters = sorted(
+        name
+        for name in ("reason", "topic", "event_type", "source", "start_ms", "end_ms", "ids")
+        if getattr(selection, name)
+    )
+    await audit.record(
+        service.postgres,
+        caller_of(request).who,
+        "dead_letters.replayed",
+        {"filters": filters, "again": selection.status is None},
+    )
     answer = await service.replays.replay(selection, after, service.stopping.is_set)
     return Response(msgspec.json.encode(answer), media_type="application/json", headers=_NOT_CACHED)
 

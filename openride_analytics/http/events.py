@@ -18,6 +18,7 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta, Struct
 
+from openride_analytics.http.access import needs
 from openride_analytics.http.bodies import HeldBytes
 from openride_analytics.http.problems import MEDIA_TYPE, BadRequest, Problem
 from openride_analytics.ingest.dead_letters import DeadLetter
@@ -92,6 +93,7 @@ class _TakesEvents(Operation):
 
 @post(
     "/v1/events",
+    opt=needs("ingest"),
     operation_id="post_events",
     summary="Take in events",
     description="Answers once the accepted events are stored. Sending the same again changes nothing.",

@@ -9,6 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta, Struct
 
 from openride_analytics import __version__
+from openride_analytics.http.access import OPEN
 from openride_analytics.service import Service
 
 
@@ -48,7 +49,9 @@ _STATES: Final = {
 }
 
 
-@get("/health/live", operation_id="health_live", summary="Is the process alive?", tags=["Operations"])
+@get(
+    "/health/live", opt=OPEN, operation_id="health_live", summary="Is the process alive?", tags=["Operations"]
+)
 async def live() -> dict[str, str]:
     """200 while the event loop turns, whatever the servers behind it do."""
     return {"status": "ok"}
@@ -56,6 +59,7 @@ async def live() -> dict[str, str]:
 
 @get(
     "/health/ready",
+    opt=OPEN,
     operation_id="health_ready",
     summary="Can it serve?",
     tags=["Operations"],
@@ -66,7 +70,14 @@ async def ready(request: Request[Any, Any, State]) -> Response[bytes]:
     return await _report(request)
 
 
-@get("/health", operation_id="health", summary="State of all parts", tags=["Operations"], responses=_STATES)
+@get(
+    "/health",
+    opt=OPEN,
+    operation_id="health",
+    summary="State of all parts",
+    tags=["Operations"],
+    responses=_STATES,
+)
 async def health(request: Request[Any, Any, State]) -> Response[bytes]:
     """The same report as `/health/ready`."""
     return await _report(request)
@@ -77,6 +88,7 @@ _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 @get(
     "/metrics",
+    opt=OPEN,
     operation_id="prometheus_metrics",
     summary="Metrics for Prometheus",
     tags=["Operations"],

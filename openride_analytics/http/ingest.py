@@ -9,6 +9,7 @@ from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta, Struct
 
+from openride_analytics.http.access import needs
 from openride_analytics.ops.metrics import Rate
 from openride_analytics.period import instant_text
 from openride_analytics.service import Service
@@ -106,6 +107,7 @@ class IngestStatus(Struct, kw_only=True):
 
 @get(
     "/v1/ingest/status",
+    opt=needs("read"),
     operation_id="ingest_status",
     summary="How far ingestion has got",
     description="Of the instance that answers: its counts since its start, and the partitions of the whole group. "

@@ -14,6 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from openride_analytics import catalogue
+from openride_analytics.http.access import caller_of, needs
 from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, question_key
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
@@ -94,6 +95,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
     @get(
         f"/v1/metrics/{endpoint.name}",
         name=f"metrics_{endpoint.name}",
+        opt=needs("read"),
         operation_id=f"metrics_{endpoint.name}",
         summary=endpoint.summary,
         tags=["Metrics"],
@@ -123,6 +125,7 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
 
 @get(
     "/v1/metrics/realtime",
+    opt=needs("read"),
     operation_id="metrics_realtime",
     summary="What is going on just now",
     tags=["Metrics"],
@@ -144,6 +147,7 @@ async def realtime_metrics(request: Request[Any, Any, State]) -> Response[bytes]
 
 @get(
     "/v1/metrics/realtime/stream",
+    opt=needs("read"),
     operation_id="metrics_realtime_stream",
     summary="The same as server-sent events",
     description="One event `metrics` every `interval_seconds`, each with the answer of `/v1/metrics/realtime`.",
@@ -157,14 +161,15 @@ async def realtime_metrics(request: Request[Any, Any, State]) -> Response[bytes]
     },
 )
 async def realtime_stream(request: Request[Any, Any, State]) -> ServerSentEvent:
-    """Ends when the client goes away or the service stops."""
+    """Ends when the client goes away, its key is revoked or expires, or the service stops."""
     service: Service = request.app.state.service
     query = Query(request.query_params.multi_items(), ("timezone", "window_minutes", "interval_seconds"))
     interval = query.number("interval_seconds", 2)
     _realtime(request, query)  # a bad parameter is a 400, not a broken stream
 
     async def events() -> AsyncIterator[ServerSentEventMessage]:
-        while not service.stopping.is_set():
+        caller = caller_of(request)
+        while not service.stopping.is_set() and service.gate.holds(caller):
             key, compute = _realtime(request, query)
             try:
                 async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
@@ -198,6 +203,7 @@ def _realtime(request: Request[Any, Any, State], query: Query) -> tuple[str, Cal
 
 @get(
     "/v1/metrics/definitions",
+    opt=needs("read"),
     operation_id="metrics_definitions",
     summary="What every metric means",
     tags=["Metrics"],

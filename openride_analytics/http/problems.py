@@ -17,6 +17,8 @@ RETRY_AFTER_SECONDS: Final = 5
 
 _TITLES: Final = {
     400: "Bad request",
+    401: "Not authenticated",
+    403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
     408: "Request timed out",
@@ -117,6 +119,12 @@ def on_warehouse_error(request: Request[Any, Any, Any], error: WarehouseError) -
         log.warning("query_too_long", path=request.url.path, error=str(error)[:500])
         return problem(request, 504, "The query ran past its limit: ask for a shorter period.")
     return on_unexpected(request, error)
+
+
+def on_postgres_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """PostgreSQL is away (it says so in many ways), or it is a mistake of ours, which is logged the same."""
+    log.warning("postgres_failed", path=request.url.path, error=type(error).__name__)
+    return problem(request, 503, "The data store does not answer just now.")
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -101,6 +101,12 @@ class Metrics:
             "Dead letters that are in the table, but could not be sent to the topic.",
             registry=registry,
         )
+        self.requests_denied = Counter(
+            "openride_requests_denied",
+            "Requests that were not let in: no or bad credentials, no scope, too many.",
+            ["reason"],
+            registry=registry,
+        )
         self.part_ok = Gauge(
             "openride_part_ok",
             "1 while a part of the service works: its servers, its migrations, its ingestion.",

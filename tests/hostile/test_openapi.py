@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 from tests.integration.running import ServiceProcess
@@ -27,9 +29,19 @@ SLACK_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[ServiceProcess]:
-    """A process with its own stores and an event of each type."""
-    with ServiceProcess({}) as service:
+    """A process with its own stores, access on, and an event of each type."""
+    secret, audience = "a shared secret of more than 32 bytes", "openride-analytics"
+    access = {
+        "enabled": True,
+        "requests_per_minute": 0,
+        "jwt_secret": secret,
+        "jwt_issuer": "tests",
+        "jwt_audience": audience,
+    }
+    claims = {"iss": "tests", "aud": audience, "sub": "tests", "scope": "admin", "exp": time.time() + 86_400}
+    with ServiceProcess({"auth": access}) as service:
         service.wait_until_ready()
+        service.use_key(jwt.encode(claims, secret))  # a key might be found in the list and revoked
         table = Table(datetime.now(UTC), "openapi")
         events = [
             table.good(f"{event_type} {number}", event_type) for event_type in FULL for number in range(10)
@@ -55,6 +67,7 @@ def test_schemathesis_finds_nothing(service: ServiceProcess, tmp_path: Path) -> 
         [
             *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)),
             *("run", f"{service.url}/schema", "--no-color"),
+            *("--header", f"Authorization: {service.authorization}"),
             # It would read a stream to its end, which it has none of.
             *(part for path in streams for part in ("--exclude-path", path)),
             *("--max-time", str(SECONDS), "--request-timeout", "60", "--continue-on-failure"),
@@ -77,8 +90,10 @@ def test_streams_begin_as_documented(service: ServiceProcess) -> None:
     streams = [path for path, _, operation in operations(service) if is_stream(operation)]
     assert streams
     for path in streams:
-        with httpx.stream("GET", service.url + path, trust_env=False, timeout=30) as stream:
+        headers = {"Authorization": service.authorization}
+        with httpx.stream("GET", service.url + path, headers=headers, trust_env=False, timeout=30) as stream:
             assert stream.status_code == 200
             assert stream.headers["Content-Type"].startswith("text/event-stream")
             assert next(stream.iter_lines())
-        assert httpx.get(service.url + path, params={"no": "1"}, trust_env=False).status_code == 400
+        refused = httpx.get(service.url + path, params={"no": "1"}, headers=headers, trust_env=False)
+        assert refused.status_code == 400

@@ -69,13 +69,39 @@ class ServiceProcess(Server):
 
     def ready(self) -> bool:
         try:
-            return self.get("/health/live").is_success
+            # At all: health may be at a port of its own.
+            return self.get("/health/live").status_code < 500
         except httpx.TransportError:
             return False
 
     def get(self, path: str, **parameters: str) -> httpx.Response:
         """One request, whatever its answer; `parameters` are the query's."""
         return self._http.get(path, params=parameters)
+
+    @property
+    def authorization(self) -> str:
+        """The header of that name which requests carry."""
+        return str(self._http.headers.get("Authorization", ""))
+
+    def use_key(self, key: str) -> None:
+        """Sends a key or token with each request from now on."""
+        self._http.headers["Authorization"] = f"Bearer {key}"
+
+    def made_key(self, *scopes: str) -> str:
+        """A new key, made by command."""
+        chosen = [part for scope in scopes for part in ("--scope", scope)]
+        made = ["keys", "--config", str(self.folder / "config.toml"), "create", "--name", "test", *chosen]
+        done = subprocess.run(
+            [*self.program(), *made],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=READY_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            self._fail(f"made no key: {done.stderr}")
+        return done.stdout.strip()
 
     def get_json(self, path: str, **parameters: str) -> Any:
         """The JSON of an answer that must be a success."""

@@ -115,12 +115,36 @@ def test_other_names_of_the_environment_are_not_ours() -> None:
         ("[retention]\nhot_days = 100\ncold_days = 50", ["retention.hot_days", "cold_days"]),
         ('[kafka.dialects.a]\nnames.user_id = ["a+b+c"]', ["kafka.dialects"]),
         ("[server\nport = 1", ["not valid TOML", "line 1"]),
+        ('[server]\nhost = "0.0.0.0"', ["server.host", "auth.enabled", "auth.open_to_everybody"]),
+        ('[server]\nhost = "::"', ["server.host", "network"]),
+        ('[server]\nhost = "analytics.example.com"', ["server.host", "network"]),
+        ('[server]\ncors_origins = ["example.com"]', ["server.cors_origins", "example.com"]),
+        ('[server]\ncors_origins = ["https://*.example.com"]', ["server.cors_origins"]),
+        ("[server]\nops_port = 8097", ["server.ops_port"]),
+        ('[auth]\njwt_secret = "short"', ["auth.jwt_secret", "32"]),
+        (f'[auth]\njwt_secret = "{"s" * 32}"', ["auth.jwt_issuer", "auth.jwt_audience"]),
+        (f'[auth]\njwt_secret = "{"s" * 32}"\njwks_url = "https://id/"', ["not together"]),
+        (
+            '[auth]\njwks_url = "http://id/"\njwt_issuer = "i"\njwt_audience = "a"',
+            ["auth.jwks_url", "https://"],
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_told_in_one_line(file: Path, text: str, parts: list[str]) -> None:
     file.write_text(text)
     message = complaint(file, {})
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("said", ["enabled", "open_to_everybody"])
+def test_the_network_is_served_with_access_or_when_told_to_in_so_many_words(said: str) -> None:
+    environment = {"OPENRIDE_SERVER__HOST": "0.0.0.0", f"OPENRIDE_AUTH__{said.upper()}": "true"}
+    assert load(None, environment).server.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_this_machine_is_served_without_access(host: str) -> None:
+    assert not load(None, {"OPENRIDE_SERVER__HOST": host}).auth.enabled
 
 
 def test_a_file_that_cannot_be_read_is_told(file: Path) -> None:
