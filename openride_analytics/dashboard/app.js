@@ -7,6 +7,7 @@ import { GRANULARITIES, HOME, PERIODS, TABS, address, query, read, reset, span }
 import { sections } from "./views.js";
 
 const REFRESH_MS = 60_000;
+const LIVE_REFRESH_MS = 5_000;
 const HISTORY = 150;
 const form = byId("filters");
 const fields = form.elements;
@@ -99,6 +100,7 @@ function showControls() {
       ),
     ),
   );
+  form.hidden = state.tab === "live"; // which is about now and all places
   byId("heading").textContent = TABS[state.tab];
   document.title = `${TABS[state.tab]} · OpenRide Analytics`;
 }
@@ -131,6 +133,11 @@ form.addEventListener("change", ({ target }) => {
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 byId("reset").addEventListener("click", () => show(reset(state)));
+byId("more").addEventListener("click", () => {
+  const all = form.classList.toggle("all");
+  byId("more").setAttribute("aria-expanded", String(all));
+  byId("more").textContent = all ? "Fewer filters" : "More filters";
+});
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const theme = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
@@ -206,7 +213,7 @@ function draw({ quietly = false } = {}) {
   }
   const grid = h("div", { class: "grid" }, sections(own));
   if (!quietly) byId("view").replaceChildren(grid);
-  if (!quietly) offerFilters(own);
+  if (!quietly && state.tab !== "live") offerFilters(own);
 
   Promise.all(pending).then(() => {
     if (end.signal.aborted) return;
@@ -214,7 +221,8 @@ function draw({ quietly = false } = {}) {
     report(failures, quietly);
     clearTimeout(timer);
     const again = Math.min(...failures.map((error) => error.again || Infinity), Infinity);
-    timer = setTimeout(refresh, Number.isFinite(again) ? again * 1000 : REFRESH_MS, Number.isFinite(again));
+    const usual = state.tab === "live" ? LIVE_REFRESH_MS : REFRESH_MS;
+    timer = setTimeout(refresh, Number.isFinite(again) ? again * 1000 : usual, Number.isFinite(again));
   });
 }
 

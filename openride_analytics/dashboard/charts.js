@@ -106,7 +106,7 @@ export function timeChart({ label, series, lines, zone, granularity, kind = "lin
     }
     const every = Math.max(1, Math.ceil(shown.length / Math.max(2, Math.floor(inner.width / 76))));
     for (let index = (shown.length - 1) % every; index < shown.length; index += every) {
-      const anchor = index === shown.length - 1 && kind !== "bars" ? "end" : "middle";
+      const anchor = x(index) + 28 > width ? "end" : "middle";
       svg.append(
         s(
           "text",

@@ -7,6 +7,9 @@ import { compact, count, rate } from "./format.js";
 const KM_PER_DEGREE = 111.2;
 const LEAST_SPAN = 0.12;
 const STEPS = 6;
+// Hexagons smaller than this cannot be told apart: then circles stand for them, as large as what happens there.
+const LEAST_PIXELS = 12;
+const LARGEST_CIRCLE = 22;
 
 const outline = (feature) => feature.geometry.coordinates[0];
 
@@ -26,7 +29,8 @@ export function center(features) {
 }
 
 export function hexMap(features, { label, height = 420, names }) {
-  const placed = features.filter((feature) => feature.geometry);
+  // The largest first, so that small circles lie on large ones.
+  const placed = features.filter((feature) => feature.geometry).sort((a, b) => b.properties.value - a.properties.value);
   if (!placed.length) return h("p", { class: "empty" }, "No places in this period. Choose a longer one, or fewer filters.");
   const points = placed.flatMap(outline);
   const bounds = [0, 1].map((axis) => {
@@ -40,8 +44,7 @@ export function hexMap(features, { label, height = 420, names }) {
     y: latitude,
     span: Math.max((bounds[0][1] - bounds[0][0]) * squeeze, bounds[1][1] - bounds[1][0], LEAST_SPAN),
   };
-  // Where most happens is where the middle goes when one looks closer.
-  const busiest = placed.reduce((best, feature) => (feature.properties.value > best.properties.value ? feature : best));
+  const busiest = placed[0]; // where the middle goes when one looks closer
   const sorted = placed.map((feature) => feature.properties.value).sort((a, b) => a - b);
   const limits = Array.from({ length: STEPS - 1 }, (_, step) => sorted[Math.floor(((step + 1) * sorted.length) / STEPS)]);
   const step = (value) => limits.filter((limit) => value >= limit).length;
@@ -81,10 +84,13 @@ export function hexMap(features, { label, height = 420, names }) {
       ];
       const svg = s("svg", { width, height, role: "img", "aria-label": label });
       grid(svg, width, height, fit, place);
+      const [one, , , other] = outline(busiest).map(place);
+      const small = Math.hypot(one[0] - other[0], one[1] - other[1]) < LEAST_PIXELS;
+      legend.classList.toggle("circles", small);
       for (const feature of placed) {
         const corners = outline(feature).map(place);
         if (corners.every(([x, y]) => x < 0 || y < 0 || x > width || y > height)) continue;
-        const hexagon = s("polygon", {
+        const hexagon = small ? circle(feature, place) : s("polygon", {
           class: `hex q${step(feature.properties.value)}`,
           points: corners.map((corner) => corner.map((part) => part.toFixed(1)).join()).join(" "),
         });
@@ -110,6 +116,12 @@ export function hexMap(features, { label, height = 420, names }) {
     };
     draw();
   });
+
+  function circle(feature, place) {
+    const [cx, cy] = place(middle(feature));
+    const r = Math.max(2.5, LARGEST_CIRCLE * Math.sqrt(feature.properties.value / sorted.at(-1)));
+    return s("circle", { class: "bubble", cx, cy, r });
+  }
 
   function grid(svg, width, height, fit, place) {
     const size = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10].find((degrees) => degrees * fit > 90) ?? 20;
@@ -163,7 +175,8 @@ export function hexMap(features, { label, height = 420, names }) {
     h("span", {}, compact(sorted[0])),
     Array.from({ length: STEPS }, (_, index) => h("i", { class: `swatch q${index}` })),
     h("span", {}, compact(sorted.at(-1))),
-    h("span", { class: "when" }, "a hexagon, in equal groups"),
+    h("span", { class: "when for-hexagons" }, "a hexagon, in equal groups"),
+    h("span", { class: "for-circles" }, `Areas of the circles: up to ${count(sorted.at(-1))} in a hexagon`),
   );
   return [legend, frame];
 }

@@ -178,8 +178,9 @@ export function table(label, columns, rows) {
               h(
                 index ? "td" : "th",
                 { class: column.num && "num", scope: index ? null : "row" },
-                column.bar ? bar(column.bar(row) / (most[index] || 1)) : null,
-                column.cell(row),
+                column.bar
+                  ? h("span", { class: "barred" }, bar(column.bar(row) / (most[index] || 1)), h("span", {}, column.cell(row)))
+                  : column.cell(row),
               ),
             ),
           ),

@@ -350,11 +350,6 @@ function routesTable(q, size, limit) {
 function driversTable(q, size, limit) {
   const { sort } = q.state;
   const sorts = { earnings: "by earnings", trips: "by trips", distance: "by distance" };
-  const share = {
-    earnings: (row) => Number(Object.values(row.earnings)[0] ?? 0),
-    trips: (row) => row.trips,
-    distance: (row) => row.distance_km,
-  };
   return panel(q.view, "Top drivers", {
     size,
     tools: choice("Order of the drivers", sorts, sort, (value) => q.view.go({ sort: value })),
@@ -364,8 +359,8 @@ function driversTable(q, size, limit) {
         "Top drivers",
         [
           { name: "Driver", cell: (row) => h("code", { title: row.driver_id }, row.driver_id.slice(0, 8)) },
-          { name: "Trips", num: true, cell: (row) => f.count(row.trips), bar: sort === "trips" ? share.trips : null },
-          { name: "km", num: true, cell: (row) => f.count(row.distance_km), bar: sort === "distance" ? share.distance : null },
+          { name: "Trips", num: true, cell: (row) => f.count(row.trips), bar: sort === "trips" ? (row) => row.trips : null },
+          { name: "km", num: true, cell: (row) => f.count(row.distance_km), bar: sort === "distance" ? (row) => row.distance_km : null },
           { name: "Earnings", num: true, cell: (row) => amounts(row.earnings) },
         ],
         answer.top,
