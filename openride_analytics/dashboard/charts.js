@@ -100,7 +100,7 @@ export function timeChart({ label, series, lines, zone, granularity, kind = "lin
 
     for (const value of ticks) {
       svg.append(
-        s("line", { class: value ? "grid" : "base", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }),
+        s("line", { class: value ? "rule" : "base", x1: MARGIN.left, x2: width - MARGIN.right, y1: y(value), y2: y(value) }),
         s("text", { class: "tick", x: MARGIN.left - 8, y: y(value) + 4, "text-anchor": "end" }, axis(value)),
       );
     }

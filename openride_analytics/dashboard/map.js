@@ -130,14 +130,14 @@ export function hexMap(features, { label, height = 420, names }) {
     for (let at = Math.ceil((view.x - sides.x) / size) * size; at < view.x + sides.x; at += size) {
       const [x] = place([at, 0]);
       svg.append(
-        s("line", { class: "grid", x1: x, x2: x, y1: 0, y2: height }),
+        s("line", { class: "rule", x1: x, x2: x, y1: 0, y2: height }),
         s("text", { class: "tick", x: x + 4, y: height - 6 }, `${Math.abs(at).toFixed(digits)}° ${at < 0 ? "W" : "E"}`),
       );
     }
     for (let at = Math.ceil((view.y - sides.y) / size) * size; at < view.y + sides.y; at += size) {
       const [, y] = place([0, at]);
       svg.append(
-        s("line", { class: "grid", x1: 0, x2: width, y1: y, y2: y }),
+        s("line", { class: "rule", x1: 0, x2: width, y1: y, y2: y }),
         s("text", { class: "tick", x: 6, y: y - 4 }, `${Math.abs(at).toFixed(digits)}° ${at < 0 ? "S" : "N"}`),
       );
     }
