@@ -51,7 +51,12 @@ class _File:
 
     def response(self, request: Request[Any, Any, State], cache_control: str) -> Response[bytes]:
         """The file as the client takes it; 304 where it has it already."""
-        headers = {**_SAFE, "Cache-Control": cache_control, "ETag": f'W/"{self.etag}"', "Vary": "Accept-Encoding"}
+        headers = {
+            **_SAFE,
+            "Cache-Control": cache_control,
+            "ETag": f'W/"{self.etag}"',
+            "Vary": "Accept-Encoding",
+        }
         if f'"{self.etag}"' in request.headers.get("if-none-match", ""):
             return Response(b"", status_code=304, headers=headers)
         if _takes_gzip(request.headers.get("accept-encoding", "")):
@@ -86,9 +91,7 @@ def handlers(analytics: Analytics) -> list[HTTPRouteHandler]:
         return index.response(request, "no-cache")
 
     @get("/dashboard/{release:str}/{name:str}", name="dashboard_file", include_in_schema=False)
-    async def file(
-        request: Request[Any, Any, State], release: str, name: str
-    ) -> Response[bytes]:
+    async def file(request: Request[Any, Any, State], release: str, name: str) -> Response[bytes]:
         if name not in served:
             raise NotFoundException
         # While instances of two releases answer, a page of one may ask the other: it gets what is there, not kept.

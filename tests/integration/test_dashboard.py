@@ -22,17 +22,24 @@ from tests.servers.process import ServerUnavailableError
 
 from .running import ServiceProcess
 
-CHROMIUM = os.environ.get("OPENRIDE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = (
+    os.environ.get("OPENRIDE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
 # No project can install a browser by its package manager, so this skips with CI=true, too.
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (OPENRIDE_TEST_CHROMIUM)")
 
 DAYS = 12
 LOCATIONS_KEPT = 20
 WAIT_MS = 60_000
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 TABS = ("overview", "payments", "growth", "places", "supply", "live")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 
@@ -144,13 +151,19 @@ def test_every_key_number_is_the_apis(dashboard: Screen, service: ServiceProcess
         summary = service.get_json(f"/v1/metrics/{endpoint}", **asked)["summary"]
         expected = summary[field][currency[0]] if currency else summary[field]
         if currency or isinstance(expected, int):
-            assert abs(Decimal(numbers(text)) - Decimal(str(expected))) <= Decimal("0.5"), (metric, text, expected)
+            assert abs(Decimal(numbers(text)) - Decimal(str(expected))) <= Decimal("0.5"), (
+                metric,
+                text,
+                expected,
+            )
             assert Decimal(value) == Decimal(str(expected)), metric
         else:
             assert float(value) == pytest.approx(expected), metric
 
 
-def test_amounts_of_two_currencies_stand_beside_each_other(dashboard: Screen, service: ServiceProcess) -> None:
+def test_amounts_of_two_currencies_stand_beside_each_other(
+    dashboard: Screen, service: ServiceProcess
+) -> None:
     query = "?tab=payments&period=7d"
     dashboard.open(query)
     shown = dashboard.find(".tiles data[data-metric^='payments.revenue.']")
@@ -248,13 +261,17 @@ def test_a_store_that_is_away_is_told_and_tried_again(browser: Browser, service:
         expect(shown.page.get_by_role("alert")).to_be_empty(timeout=WAIT_MS)
 
 
-def test_a_service_that_cannot_be_reached_is_told_and_found_again(browser: Browser, service: ServiceProcess) -> None:
+def test_a_service_that_cannot_be_reached_is_told_and_found_again(
+    browser: Browser, service: ServiceProcess
+) -> None:
     with screen(browser, service) as shown:
         shown.open("?tab=growth")
         expect(shown.find("#feed")).to_have_text("Live", timeout=WAIT_MS)
         shown.page.context.set_offline(True)
         shown.find("[name=period]").select_option("7d")
-        expect(shown.page.get_by_role("alert")).to_contain_text("The service cannot be reached", timeout=WAIT_MS)
+        expect(shown.page.get_by_role("alert")).to_contain_text(
+            "The service cannot be reached", timeout=WAIT_MS
+        )
         shown.page.context.set_offline(False)
         expect(shown.page.get_by_role("alert")).to_be_empty(timeout=WAIT_MS)
 
@@ -264,7 +281,9 @@ def test_a_key_is_asked_for_once_and_kept_in_the_tab(browser: Browser, service: 
         if route.request.headers.get("authorization") == "Bearer right":
             route.continue_()
         else:
-            route.fulfill(status=401, body='{"title": "Unauthorized", "status": 401, "detail": "A key is needed."}')
+            route.fulfill(
+                status=401, body='{"title": "Unauthorized", "status": 401, "detail": "A key is needed."}'
+            )
 
     with screen(browser, service) as shown:
         shown.page.route("**/v1/**", guarded)
@@ -347,7 +366,11 @@ def test_nothing_stands_in_the_way_of_anybody(
     except ServerUnavailableError as reason:
         pytest.skip(f"no axe-core to be had: {reason}")
     with screen(
-        browser, service, color_scheme=scheme, viewport={"width": width, "height": 844}, reduced_motion="reduce"
+        browser,
+        service,
+        color_scheme=scheme,
+        viewport={"width": width, "height": 844},
+        reduced_motion="reduce",
     ) as shown:
         for tab in TABS:
             shown.open(f"?tab={tab}&{whole_days()}")
