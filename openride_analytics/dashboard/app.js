@@ -68,6 +68,7 @@ const zones = (() => {
 })();
 
 let places = [];
+let currencies = [];
 
 function showControls() {
   const { start_date: start, end_date: end } = span(state);
@@ -75,6 +76,7 @@ function showControls() {
   offer("granularity", Object.entries(GRANULARITIES), state.granularity);
   offer("timezone", zones, state.timezone);
   showPlaces();
+  showCurrencies();
   fields.start_date.value = start.slice(0, 10);
   fields.end_date.value = end.slice(0, 10);
   byId("tabs").replaceChildren(
@@ -112,8 +114,8 @@ function showPlaces() {
   offer("city", [["", "All"], ...cities.map((place) => [place.city, place.city]).sort()], state.city);
 }
 
-function showCurrencies(known) {
-  offer("currency", [["", "All"], ...known.map((name) => [name, name])], state.currency);
+function showCurrencies() {
+  offer("currency", [["", "All"], ...currencies.map((name) => [name, name])], state.currency);
 }
 
 form.addEventListener("change", ({ target }) => {
@@ -247,7 +249,6 @@ async function offerFilters(own) {
   const whole = { ...now, state: "", city: "", currency: "" };
   const key = query(whole, "geographic", { metric: "bookings" });
   if (offered === key) return;
-  showCurrencies([]);
   try {
     const [geographic, payments] = await Promise.all([
       own.get(`/v1/analytics/geographic?${query(whole, "geographic", { metric: "bookings", level: "city" })}`),
@@ -257,7 +258,8 @@ async function offerFilters(own) {
     offered = key;
     places = geographic.places;
     showPlaces();
-    showCurrencies(f.currencies(payments.summary.revenue, HOME.currency));
+    currencies = f.currencies(payments.summary.revenue, HOME.currency);
+    showCurrencies();
   } catch {
     // The panels say what is wrong.
   }

@@ -198,7 +198,7 @@ function numbers({ label, shown, lines, values, zone, granularity }) {
     details.append(
       h(
         "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": `${label}, as a table` },
+        { class: "scroll", tabindex: "0", role: "group", "aria-label": `${label}, as a table` },
         h(
           "table",
           {},

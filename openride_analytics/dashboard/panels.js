@@ -112,7 +112,7 @@ export function tiles(view, label, list) {
         ),
         () => body.removeAttribute("aria-busy"),
       );
-      return h("div", { class: "tile" }, h("h3", {}, tile.name), body);
+      return h("div", { class: "tile" }, h("h2", {}, tile.name), body);
     }),
   );
 }
@@ -162,7 +162,7 @@ export function table(label, columns, rows) {
   const most = columns.map((column) => (column.bar ? Math.max(...rows.map(column.bar)) : 0));
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": label },
     h(
       "table",
       {},
@@ -239,7 +239,7 @@ export function cohorts(answer, unit) {
   const highest = Math.max(...filled.flatMap((cohort) => cohort.cells.map((cell) => cell.rate ?? 0)), 0.01);
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": "Cohorts" },
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": "Cohorts" },
     h(
       "table",
       { class: "cohorts" },

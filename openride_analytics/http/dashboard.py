@@ -14,6 +14,7 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from openride_analytics.config import Analytics
 
@@ -91,7 +92,9 @@ def handlers(analytics: Analytics) -> list[HTTPRouteHandler]:
         return index.response(request, "no-cache")
 
     @get("/dashboard/{release:str}/{name:str}", name="dashboard_file", include_in_schema=False)
-    async def file(request: Request[Any, Any, State], release: str, name: str) -> Response[bytes]:
+    async def file(
+        request: Request[Any, Any, State], release: FromPath[str], name: FromPath[str]
+    ) -> Response[bytes]:
         if name not in served:
             raise NotFoundException
         # While instances of two releases answer, a page of one may ask the other: it gets what is there, not kept.

@@ -2,9 +2,13 @@
 
 import re
 
+import pytest
+
 from tests.component.test_http import App, app
 
 __all__ = ["app"]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def named(app: App) -> list[str]:
