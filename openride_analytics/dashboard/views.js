@@ -59,7 +59,7 @@ const VIEWS = {
         size: "w4",
         answers: [payments],
         draw: (answer) =>
-          table(name, [{ name: "", cell: (row) => row.value ?? "unknown" }, ...extra], answer.breakdowns[key] ?? []),
+          table(name, [{ name: "Name", cell: (row) => row.value ?? "unknown" }, ...extra], answer.breakdowns[key] ?? []),
       });
     const outcomes = [
       { name: "Succeeded", num: true, cell: (row) => f.count(row.succeeded), bar: (row) => row.succeeded },
@@ -376,7 +376,7 @@ function earnings(byCurrency) {
   return table(
     "Earnings of a driver",
     [
-      { name: "", cell: (row) => names[row] ?? `${row.slice(1)}th percentile` },
+      { name: "Drivers", cell: (row) => names[row] ?? `${row.slice(1)}th percentile` },
       ...all.map((currency) => ({
         name: currency,
         num: true,
@@ -468,7 +468,7 @@ function ingestPanel(q, size) {
                 { name: "Partition", num: true, cell: (row) => String(row.partition) },
                 { name: "Behind", num: true, cell: (row) => f.count(row.lag_events) },
                 { name: "Seconds", num: true, cell: (row) => f.decimal(row.lag_seconds) },
-                { name: "", cell: (row) => row.error || (row.assigned ? "" : "elsewhere") },
+                { name: "Remark", cell: (row) => row.error || (row.assigned ? "" : "elsewhere") },
               ],
               status.partitions,
             )
