@@ -104,6 +104,7 @@ def _welcome(config: Config, seconds: float) -> None:
         f"Loaded in {seconds:.0f} s. A live stream of some 50 events/s is running; Ctrl-C ends it.\n"
     )
     for name, path in (
+        ("Dashboard", "/"),
         ("Try the API", "/docs"),
         ("OpenAPI", "/schema"),
         ("Health", "/health"),

@@ -4,7 +4,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import asyncpg
-from litestar import Litestar
+from litestar import Litestar, MediaType, Request, get
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.enums import ScopeType
@@ -16,7 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
 from openride_analytics.access import Denied
-from openride_analytics.http import access, analytics, health, keys, metrics, problems
+from openride_analytics.http import access, analytics, dashboard, health, keys, metrics, problems
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
@@ -52,6 +52,15 @@ class _Timed(ASGIMiddleware):
             await send(message)
 
         await next_app(scope, receive, observed)
+
+
+_SWAGGER: Final = SwaggerRenderPlugin()
+
+
+@get("/docs", media_type=MediaType.HTML, opt=access.OPEN, include_in_schema=False)
+async def docs(request: Request[Any, Any, State]) -> bytes:
+    """A page to try the API."""
+    return _SWAGGER.render(request, request.app.openapi_schema.to_schema())
 
 
 # Bodies being read or decoded: so many of the largest.
@@ -97,6 +106,8 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
     origins = list(service.config.server.cors_origins)
     return Litestar(
         route_handlers=[
+            *dashboard.handlers(service.config.analytics),
+            docs,
             *metrics.handlers(),
             *analytics.handlers(),
             post_events,
@@ -130,8 +141,9 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             title="OpenRide Analytics",
             version=__version__,
             description=_DESCRIPTION,
-            path="/",
             components=access.COMPONENTS,
-            render_plugins=[JsonRenderPlugin(path="/schema"), SwaggerRenderPlugin(path="/docs")],
+            # Litestar takes the root of this path for itself: at "/" stands the dashboard, so "/docs" is a handler of ours.
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path="/")],
         ),
     )

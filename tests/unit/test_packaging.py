@@ -90,6 +90,9 @@ def test_the_wheel_carries_the_migrations_inside_the_package(tmp_path: Path) -> 
     assert migrations
     assert migrations <= shipped
     assert "openride_analytics/py.typed" in shipped
+    dashboard = {str(path.relative_to(ROOT)) for path in ROOT.glob("openride_analytics/dashboard/*")}
+    assert "openride_analytics/dashboard/index.html" in dashboard
+    assert dashboard <= shipped
     assert {name.split("/")[0] for name in shipped} == {
         "openride_analytics",
         f"openride_analytics-{PROJECT['version']}.dist-info",

@@ -1,0 +1,380 @@
+"""The dashboard in a real Chromium, on a service of its own with twelve days of the made-up platform."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from openride_analytics.demo.platform import Platform
+from openride_analytics.events import LOCATION_EVENT
+from tests.servers.axe import axe_script
+from tests.servers.process import ServerUnavailableError
+
+from .running import ServiceProcess
+
+CHROMIUM = (
+    os.environ.get("OPENRIDE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+# No project can install a browser by its package manager, so this skips with CI=true, too.
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (OPENRIDE_TEST_CHROMIUM)")
+
+DAYS = 12
+LOCATIONS_KEPT = 20
+WAIT_MS = 60_000
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TABS = ("overview", "payments", "growth", "places", "supply", "live")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[ServiceProcess]:
+    """A service with embedded stores; nothing comes in but what a test sends."""
+    made = Platform(seed=5, now=datetime.now(UTC), days=DAYS).history()
+    events = [
+        event
+        for number, event in enumerate(made)
+        if event["event_type"] != LOCATION_EVENT or not number % LOCATIONS_KEPT
+    ]
+    with ServiceProcess({"cache": {"fresh_seconds": 0.0}}) as running:
+        running.wait_until_ready()
+        body = b"\n".join(msgspec.json.encode(event) for event in events)
+        receipt = running.post_events(body, content_type="application/x-ndjson")
+        assert receipt["accepted"] == len(events)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield started
+        started.close()
+
+
+class Screen:
+    """A page of the dashboard, and what went wrong in it."""
+
+    def __init__(self, page: Page, service: ServiceProcess) -> None:
+        self.page = page
+        self.service = service
+        self.said: list[str] = []
+        self.elsewhere: list[str] = []
+        page.set_default_timeout(WAIT_MS)
+        page.on("console", lambda message: self.said.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", self._asked)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith(self.service.url):
+            self.elsewhere.append(request.url)
+
+    def open(self, query: str = "") -> "Screen":
+        """The view of an address, when all of it is there."""
+        self.page.goto(f"{self.service.url}/{query}")
+        return self.settled()
+
+    def settled(self) -> "Screen":
+        expect(self.page.locator(".grid")).to_be_visible(timeout=WAIT_MS)
+        expect(self.page.locator("[aria-busy]")).to_have_count(0, timeout=WAIT_MS)
+        return self
+
+    def find(self, selector: str) -> Locator:
+        return self.page.locator(selector)
+
+    def panel(self, title: str) -> Locator:
+        return self.page.get_by_role("region", name=title, exact=True).first
+
+    def choose(self, name: str, value: str) -> None:
+        """One of the filters."""
+        self.find(f"#filters [name={name}]").select_option(value)
+        self.settled()
+
+
+@contextmanager
+def screen(browser: Browser, service: ServiceProcess, **context: Any) -> Iterator[Screen]:
+    opened = browser.new_context(locale="en-GB", **{"viewport": {"width": 1440, "height": 900}, **context})
+    try:
+        shown = Screen(opened.new_page(), service)
+        yield shown
+        assert shown.elsewhere == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def dashboard(browser: Browser, service: ServiceProcess) -> Iterator[Screen]:
+    """A page in which nothing may go wrong."""
+    with screen(browser, service) as shown:
+        yield shown
+        assert shown.said == []
+
+
+def whole_days() -> str:
+    """A period that is over, so its numbers stay as they are."""
+    today = datetime.now(UTC).timestamp()
+    first, last = (time.strftime("%Y-%m-%d", time.gmtime(today - days * 86_400)) for days in (9, 3))
+    return f"start_date={first}&end_date={last}"
+
+
+def numbers(text: str) -> str:
+    return re.sub(r"[^0-9.]", "", text)
+
+
+@pytest.mark.parametrize("tab", ["overview", "payments", "growth", "supply"])
+def test_every_key_number_is_the_apis(dashboard: Screen, service: ServiceProcess, tab: str) -> None:
+    asked = dict(part.split("=") for part in whole_days().split("&"))
+    dashboard.open(f"?tab={tab}&{whole_days()}")
+    shown = dashboard.find(".tiles data[data-metric]").evaluate_all(
+        "all => all.map(item => [item.dataset.metric, item.value, item.textContent])"
+    )
+    assert len(shown) >= 8
+    for metric, value, text in shown:
+        endpoint, field, *currency = metric.split(".")
+        summary = service.get_json(f"/v1/metrics/{endpoint}", **asked)["summary"]
+        expected = summary[field][currency[0]] if currency else summary[field]
+        assert Decimal(value) == Decimal(str(expected)), metric
+        # Rates and durations are written in other units: their values are held above.
+        if currency or (isinstance(expected, int) and not field.endswith("_ms")):
+            assert abs(Decimal(numbers(text)) - Decimal(value)) <= Decimal("0.5"), (metric, text)
+
+
+def test_amounts_of_two_currencies_stand_beside_each_other(
+    dashboard: Screen, service: ServiceProcess
+) -> None:
+    query = "?tab=payments&period=7d"
+    dashboard.open(query)
+    shown = dashboard.find(".tiles data[data-metric^='payments.revenue.']")
+    assert shown.count() >= 2
+    assert dashboard.panel("Revenue").locator(".plot").count() == shown.count()
+
+
+def test_tables_and_the_funnel_are_the_apis(dashboard: Screen, service: ServiceProcess) -> None:
+    asked = dict(part.split("=") for part in whole_days().split("&"))
+    dashboard.open(f"?{whole_days()}")
+    routes = service.get_json("/v1/metrics/routes", limit="8", **asked)["popular"]
+    rows = dashboard.find("[aria-label='Top routes'] tbody tr").all_inner_texts()
+    assert [numbers(row.split("\t")[1]) for row in rows] == [str(route["bookings"]) for route in routes]
+    steps = service.get_json("/v1/analytics/funnel", **asked)["steps"]
+    assert dashboard.find(".funnel data").evaluate_all("all => all.map(item => Number(item.value))") == [
+        step["users"] for step in steps
+    ]
+    drivers = service.get_json("/v1/metrics/drivers", limit="8", **asked)["top"]
+    assert dashboard.find("[aria-label='Top drivers'] code").all_inner_texts() == [
+        driver["driver_id"][:8] for driver in drivers
+    ]
+    places = service.get_json("/v1/analytics/geographic", **asked)["places"][:9]
+    rows = dashboard.find("[aria-label='Places'] tbody tr").all_inner_texts()
+    assert [numbers(row.split("\t")[1]) for row in rows] == [str(place["value"]) for place in places]
+
+
+def test_a_view_is_its_address(dashboard: Screen, browser: Browser, service: ServiceProcess) -> None:
+    dashboard.open()
+    dashboard.choose("period", "7d")
+    dashboard.choose("timezone", "Europe/Berlin")
+    dashboard.choose("state", "Lagos")
+    dashboard.choose("city", "Ikeja")
+    dashboard.choose("currency", "NGN")
+    dashboard.page.get_by_role("link", name="Payments").click()
+    dashboard.settled()
+    address = dashboard.page.url
+    assert address.endswith(
+        "/?tab=payments&period=7d&timezone=Europe%2FBerlin&state=Lagos&city=Ikeja&currency=NGN"
+    )
+    value = dashboard.find("[data-metric='payments.initiated']").inner_text()
+    with screen(browser, service) as other:
+        other.open(address.rpartition("/")[2])
+        assert other.find("[data-metric='payments.initiated']").inner_text() == value
+        assert other.find("[name=city]").input_value() == "Ikeja"
+        assert "Europe/Berlin" in other.find("#span").inner_text()
+    dashboard.page.go_back()
+    expect(dashboard.page.get_by_role("heading", level=1)).to_have_text("Overview")
+    dashboard.page.go_back()
+    expect(dashboard.find("[name=currency]")).to_have_value("")
+    dashboard.page.go_forward()
+    expect(dashboard.find("[name=currency]")).to_have_value("NGN")
+    dashboard.settled()
+
+
+def test_a_bucket_that_is_not_over_is_dashed_or_hatched(dashboard: Screen) -> None:
+    dashboard.open("?tab=payments&period=7d")
+    assert dashboard.panel("Outcomes").locator(".line.open").count() == 3
+    assert dashboard.panel("Revenue").locator("rect[fill^='url(#hatch']").count() <= 3
+    dashboard.open(f"?tab=payments&{whole_days()}")
+    assert dashboard.panel("Outcomes").locator(".line:not(.open)").count() == 3
+    assert dashboard.find(".line.open, rect[fill^='url(#hatch']").count() == 0
+
+
+def test_an_empty_period_says_so_and_shows_dashes(dashboard: Screen) -> None:
+    dashboard.open("?start_date=2011-03-01&end_date=2011-03-07")
+    assert dashboard.find("[data-metric='bookings.created']").inner_text() == "0"
+    assert dashboard.find("[data-metric='bookings.conversion_rate']").inner_text() == "–"
+    expect(dashboard.panel("Bookings").locator(".empty")).to_contain_text("Choose a longer one")
+    assert dashboard.find(".empty").count() >= 4
+
+
+def test_a_bad_address_is_explained_and_can_be_left(browser: Browser, service: ServiceProcess) -> None:
+    with screen(browser, service) as shown:
+        shown.open("?timezone=Mars/Phobos")
+        alert = shown.page.get_by_role("alert")
+        expect(alert).to_contain_text("timezone There is no such IANA time zone.")
+        alert.get_by_role("button", name="Reset the filters").click()
+        shown.settled()
+        expect(alert).to_be_empty()
+        assert shown.page.url == f"{service.url}/"
+
+
+def test_a_store_that_is_away_is_told_and_tried_again(browser: Browser, service: ServiceProcess) -> None:
+    def away(route: Route) -> None:
+        problem = '{"title": "Service unavailable", "status": 503, "detail": "The data store does not answer just now."}'
+        route.fulfill(status=503, body=problem, headers={"Retry-After": "1"})
+
+    with screen(browser, service) as shown:
+        shown.page.route("**/v1/metrics/bookings*", away)
+        shown.open()
+        expect(shown.page.get_by_role("alert")).to_contain_text("The data store does not answer")
+        assert shown.find("[data-metric='trips.completed']").count() == 1
+        shown.page.unroute("**/v1/metrics/bookings*")
+        expect(shown.find("[data-metric='bookings.created']")).to_be_visible(timeout=WAIT_MS)
+        expect(shown.page.get_by_role("alert")).to_be_empty(timeout=WAIT_MS)
+
+
+def test_a_service_that_cannot_be_reached_is_told_and_found_again(
+    browser: Browser, service: ServiceProcess
+) -> None:
+    with screen(browser, service) as shown:
+        shown.open("?tab=growth")
+        expect(shown.find("#feed")).to_have_text("Live", timeout=WAIT_MS)
+        shown.page.context.set_offline(True)
+        shown.find("[name=period]").select_option("7d")
+        expect(shown.page.get_by_role("alert")).to_contain_text(
+            "The service cannot be reached", timeout=WAIT_MS
+        )
+        shown.page.context.set_offline(False)
+        expect(shown.page.get_by_role("alert")).to_be_empty(timeout=WAIT_MS)
+
+
+def test_a_key_is_asked_for_once_and_kept_in_the_tab(browser: Browser, service: ServiceProcess) -> None:
+    def guarded(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer right":
+            route.continue_()
+        else:
+            route.fulfill(
+                status=401, body='{"title": "Unauthorized", "status": 401, "detail": "A key is needed."}'
+            )
+
+    with screen(browser, service) as shown:
+        shown.page.route("**/v1/**", guarded)
+        shown.page.goto(service.url)
+        dialog = shown.page.get_by_role("dialog")
+        expect(dialog).to_be_visible(timeout=WAIT_MS)
+        shown.page.keyboard.type("wrong")
+        shown.page.keyboard.press("Enter")
+        expect(dialog).to_contain_text("did not accept that key", timeout=WAIT_MS)
+        dialog.get_by_label("Key").fill("right")
+        shown.page.keyboard.press("Enter")
+        expect(dialog).to_be_hidden(timeout=WAIT_MS)
+        shown.settled()
+        expect(shown.find("#feed")).to_have_text("Live", timeout=WAIT_MS)
+        shown.open("?tab=growth")
+        assert not dialog.is_visible()
+
+
+def test_live_counters_follow_the_events(dashboard: Screen, service: ServiceProcess) -> None:
+    dashboard.open("?tab=live")
+    counter = dashboard.find("[data-live=bookings_created]")
+    expect(counter).to_be_visible(timeout=WAIT_MS)
+    before = service.get_json("/v1/metrics/realtime")["summary"]["bookings_created"]
+    ids = {name: str(uuid4()) for name in ("event_id", "booking_id", "rider_id", "driver_id", "route_id")}
+    now_ms = int(time.time() * 1000)
+    booking = {
+        **ids,
+        "event_type": "booking.created",
+        "event_timestamp": now_ms,
+        "seats_booked": 1,
+        "total_price": "1500.00",
+        "scheduled_departure": now_ms,
+    }
+    service.post_events(msgspec.json.encode(booking), content_type="application/x-ndjson")
+    expect(counter).to_have_text(str(before + 1), timeout=WAIT_MS)
+
+
+def test_the_keyboard_reaches_everything(dashboard: Screen) -> None:
+    dashboard.open(f"?{whole_days()}")
+    page = dashboard.page
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the numbers")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Overview")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    dashboard.settled()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Payments")
+    expect(page.get_by_role("link", name="Payments")).to_be_focused()
+    chart = dashboard.panel("Outcomes").get_by_role("slider")
+    chart.focus()
+    page.keyboard.press("Home")
+    first = chart.get_attribute("aria-valuetext") or ""
+    page.keyboard.press("ArrowRight")
+    assert chart.get_attribute("aria-valuenow") == "2"
+    assert "Succeeded" in first
+    assert chart.get_attribute("aria-valuetext") != first
+    dashboard.panel("Outcomes").get_by_text("Numbers").press("Enter")
+    expect(dashboard.find("[aria-label='Outcomes of payments, as a table'] tbody tr")).to_have_count(7)
+
+
+def test_the_theme_is_the_systems_until_one_is_chosen(browser: Browser, service: ServiceProcess) -> None:
+    paper = "getComputedStyle(document.documentElement).backgroundColor"
+    with screen(browser, service, color_scheme="dark") as shown:
+        shown.open("?tab=live")
+        dark = shown.page.evaluate(paper)
+        shown.find("#theme").click()
+        light = shown.page.evaluate(paper)
+        assert light != dark
+        shown.open("?tab=live")
+        assert shown.page.evaluate(paper) == light
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_nothing_stands_in_the_way_of_anybody(
+    browser: Browser, service: ServiceProcess, width: int, scheme: str
+) -> None:
+    try:
+        axe = axe_script()
+    except ServerUnavailableError as reason:
+        pytest.skip(f"no axe-core to be had: {reason}")
+    with screen(
+        browser,
+        service,
+        color_scheme=scheme,
+        viewport={"width": width, "height": 844},
+        reduced_motion="reduce",
+    ) as shown:
+        for tab in TABS:
+            shown.open(f"?tab={tab}&{whole_days()}")
+            shown.page.evaluate(axe)
+            found = shown.page.evaluate(
+                "rules => axe.run(document, {runOnly: rules, resultTypes: ['violations']}).then(found => "
+                "found.violations.map(one => [one.id, one.nodes.map(node => node.html).slice(0, 3)]))",
+                RULES,
+            )
+            assert found == [], tab
+            assert shown.page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        assert shown.said == []
