@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import io
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -25,6 +26,9 @@ _BYTES_PER_REQUEST: Final = 8 * 1_048_576
 _TIMEOUT_SECONDS: Final = 60.0
 _SHOWN_REJECTIONS: Final = 10
 
+# From the environment only: arguments are seen by everybody on a machine.
+_KEY_VARIABLE: Final = "OPENRIDE_KEY"
+
 _console = Console(stderr=True)
 
 
@@ -41,7 +45,9 @@ def ingest(files: Sequence[str], *, url: str, to_kafka: Config | None) -> int:
 
 async def _to_service(files: Sequence[str], url: str, progress: Progress) -> int:
     accepted, rejected = 0, Counter[str]()
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS) as client:
+    key = os.environ.get(_KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, headers=headers) as client:
         for name in files:
             for first_line, lines in _batches(name, progress):
                 try:
@@ -84,6 +90,10 @@ async def _post(client: httpx.AsyncClient, lines: list[bytes]) -> dict[str, Any]
 
 
 def _receipt(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        raise httpx.HTTPError(
+            f"the service wants a key with the scope `ingest`: set {_KEY_VARIABLE} (`openride-analytics keys create`)"
+        )
     response.raise_for_status()
     receipt: dict[str, Any] = response.json()
     return receipt
