@@ -18,6 +18,7 @@ from openride_analytics.exports import csv, metrics, worker
 from openride_analytics.exports.csv import Lines
 from openride_analytics.exports.datasets import DATASETS, Column
 from openride_analytics.exports.metrics import METRICS
+from openride_analytics.exports.order import Order, Sheet
 from openride_analytics.exports.question import Format, Question, TooManyRows, Written
 from openride_analytics.metrics.question import data_through
 from openride_analytics.warehouse import Warehouse
@@ -108,7 +109,7 @@ async def write_file(
         if format == "csv":
             rows = await _write_csv(warehouse, contents[0], question, whole, bounded)
         else:
-            sheets: list[worker.Sheet] = []
+            sheets: list[Sheet] = []
             for content in contents:
                 sheets.append(await _sheet(warehouse, content, question, Path(folder), bounded))
                 if (rows := sum(sheet.rows for sheet in sheets)) > most:
@@ -116,7 +117,7 @@ async def write_file(
             rows = sum(sheet.rows for sheet in sheets)
             about = await _about(warehouse, contents, sheets, question, made_at) if format == "excel" else []
             await worker.carry_out(
-                worker.Order(
+                Order(
                     format=format,
                     path=str(whole),
                     sheets=sheets,
@@ -144,7 +145,7 @@ async def _write_csv(
 
 async def _sheet(
     warehouse: Warehouse, content: str, question: Question, folder: Path, limits: Exports
-) -> worker.Sheet:
+) -> Sheet:
     """One content in files that the worker reads one after the other."""
     files: list[str] = []
     async with csv_lines(warehouse, content, question, raw=True, limits=limits) as (columns, lines):
@@ -154,7 +155,7 @@ async def _sheet(
             if sum(map(len, held)) >= _PART_BYTES:
                 files.append(_part(folder, f"{content}-{len(files)}", held))
         files.append(_part(folder, f"{content}-{len(files)}", held))
-    return worker.Sheet(
+    return Sheet(
         title=title_of(content),
         description=(DATASETS.get(content) or METRICS[content]).description,
         columns=columns,
@@ -174,7 +175,7 @@ def _part(folder: Path, name: str, held: list[bytes]) -> str:
 async def _about(
     warehouse: Warehouse,
     contents: Sequence[str],
-    sheets: list[worker.Sheet],
+    sheets: list[Sheet],
     question: Question,
     made_at: datetime,
 ) -> list[tuple[str, str]]:
@@ -220,7 +221,7 @@ _UNITS: Final = {
 
 
 def _definitions(
-    contents: Sequence[str], sheets: list[worker.Sheet]
+    contents: Sequence[str], sheets: list[Sheet]
 ) -> list[tuple[str, str, str, str]]:
     """What the last sheet says: of metrics what the catalogue says."""
     listed = {(one.endpoint, one.name): one for one in catalogue.definitions().metrics}

@@ -17,7 +17,7 @@ from xlsxwriter.worksheet import Worksheet
 
 from openride_analytics.exports.datasets import Column, Kind
 from openride_analytics.exports.frames import lazily
-from openride_analytics.exports.worker import Order, Sheet
+from openride_analytics.exports.order import Order, Sheet
 
 MOST_ROWS: Final = 1_048_575
 """Rows of data on a sheet: one is the head."""

@@ -30,9 +30,9 @@ class Metric:
 
     @property
     def fields(self) -> list[Described]:
-        """The fields of a bucket."""
+        """The fields of a bucket, its beginning first."""
         (bucket,) = get_args(get_args(get_type_hints(self.answer, include_extras=True)["series"])[0])
-        return list(fields(bucket))
+        return sorted(fields(bucket), key=lambda field: field.path not in (("start",), ("partial",)))
 
 
 def _metric(title: str, module: Any, answer: type[Struct]) -> Metric:

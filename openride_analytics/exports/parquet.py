@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from openride_analytics.exports.frames import lazily
-from openride_analytics.exports.worker import Sheet
+from openride_analytics.exports.order import Sheet
 
 
 def write(sheet: Sheet, path: Path) -> None:

@@ -7,40 +7,14 @@ time, could not be stopped, and would leave its memory with the service. The ord
 import asyncio
 import sys
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
-from openride_analytics.exports.datasets import Column
+from openride_analytics.exports.order import Order
 from openride_analytics.exports.question import ExportBroken
 
 _ERROR_CHARACTERS: Final = 2_000
-
-
-class Sheet(Struct, kw_only=True):
-    """One table: its columns, and files of CSV lines without a head, in their order."""
-
-    title: str
-    description: str
-    columns: tuple[Column, ...]
-    files: list[str]
-    rows: int
-    chart: bool
-
-
-class Order(Struct, kw_only=True):
-    """What to make of them."""
-
-    format: Literal["excel", "parquet"]
-    path: str
-    sheets: list[Sheet]
-    timezone: str
-    title: str
-    about: list[tuple[str, str]]
-    """What the first sheet of a workbook says, by name."""
-    definitions: list[tuple[str, str, str, str]]
-    """What the last sheet of a workbook says: sheet, column, meaning, unit or quotient."""
 
 
 async def carry_out(order: Order) -> None:
