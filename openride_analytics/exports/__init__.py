@@ -96,7 +96,7 @@ async def write_file(
     made_at: datetime,
     limits: Exports,
 ) -> Written:
-    """Writes one file: a workbook with a sheet for each content and sheets that explain them, or one content as CSV or Parquet.
+    """Writes one file: a workbook of several contents with sheets that explain them, or one content as CSV or Parquet.
 
     The file is there as a whole, or not at all; cancelling stops the query in the store, too. Raises `TooManyRows` before
     anything is written, `ExportBroken`, and what `Warehouse` raises.
