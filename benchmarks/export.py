@@ -1,7 +1,7 @@
 """Exports: rows per second and peak memory, against ClickHouse's own `FORMAT CSV` on the same rows in the same run.
 
-`python benchmarks/export.py [--rows 1000000] [--dataset bookings] [--seed 1] [--json]`. A real ClickHouse in a temporary folder
-makes the things itself; the service is a process of its own and is asked over HTTP.
+`python benchmarks/export.py [--rows 1000000] [--dataset bookings] [--seed 1] [--json]`. A real ClickHouse in a temporary
+folder makes the things itself; the service is a process of its own and is asked over HTTP.
 
 - **rows_per_second**: from the request to the last byte, of a client that throws the bytes away.
 - **first_byte_seconds**: until the head of the answer: the engine groups and sorts before the first row.
@@ -87,15 +87,15 @@ async def _measure(
     period = Period(NOW - timedelta(days=DAYS + 1), NOW + timedelta(days=1), LAGOS, whole_days=False)
     question = Question(period=period, now=NOW)
     report = {"clickhouse_csv": await _clickhouse(clickhouse, options.dataset, question)}
-    config = {
+    config: dict[str, dict[str, Any]] = {
         "clickhouse": {"url": clickhouse.url},
         "postgres": {"url": postgres_url},
         "exports": {"max_rows": 10**9, "max_excel_rows": 10**9, "timeout_seconds": 3_600.0},
     }
-    for format in options.formats.split(","):
+    for one in options.formats.split(","):
         with ServiceProcess(config) as service:
             await asyncio.to_thread(service.wait_until_ready)
-            report[format] = await _service(service, format, options.dataset, period)
+            report[one] = await _service(service, one, options.dataset, period)
     if "csv" in report:
         report["csv"]["times_clickhouse"] = report["csv"]["seconds"] / report["clickhouse_csv"]["seconds"]
     await warehouse.close()

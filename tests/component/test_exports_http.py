@@ -1,6 +1,7 @@
 """Exports as their clients see them: over HTTP, on the embedded engine, read back by what people read them with."""
 
 import asyncio
+import contextlib
 import csv
 import io
 import shutil
@@ -13,9 +14,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import msgspec
 import openpyxl
 import polars as pl
 import pytest
+from openpyxl.utils.escape import unescape
 
 from openride_analytics.exports import CONTENTS
 from openride_analytics.exports.datasets import DATASETS
@@ -69,7 +72,11 @@ async def cancelled_with(app: App, reasons: list[str]) -> str:
         events.append(created)
         events.append(
             full(
-                "booking.cancelled", **ids, event_id=str(uuid4()), event_timestamp=at, cancellation_reason=reason
+                "booking.cancelled",
+                **ids,
+                event_id=str(uuid4()),
+                event_timestamp=at,
+                cancellation_reason=reason,
             )
         )
     assert (await app.post(lines(events))).status_code == 202
@@ -79,17 +86,17 @@ async def cancelled_with(app: App, reasons: list[str]) -> str:
 async def test_every_content_comes_with_its_name_and_its_number_of_rows(app: App) -> None:
     await cancelled_with(app, ["x"])
     for content in CONTENTS:
-        for format, ending in zip(FORMATS, ("csv", "xlsx", "parquet"), strict=True):
-            if format != "csv" and content not in ("trips", "metrics.trips"):
+        for kind, ending in zip(FORMATS, ("csv", "xlsx", "parquet"), strict=True):
+            if kind != "csv" and content not in ("trips", "metrics.trips"):
                 continue  # they are made of the same lines
-            response = await download(app, format, content)
+            response = await download(app, kind, content)
             name = response.headers["Content-Disposition"]
             assert name.startswith(f'attachment; filename="{content}_')
             assert name.endswith(f'_2026-03-01_2026-03-31_Africa-Lagos.{ending}"')
             announced = int(response.headers["X-Total-Rows"])
-            if format == "csv":
+            if kind == "csv":
                 assert len(rows_of(response.text)) == announced
-            elif format == "parquet":
+            elif kind == "parquet":
                 assert pl.read_parquet(io.BytesIO(response.content)).height == announced
             else:
                 book = openpyxl.load_workbook(io.BytesIO(response.content), read_only=True)
@@ -126,9 +133,7 @@ async def test_negative_numbers_stay_numbers(app: App) -> None:
 
 async def test_parquet_has_decimals_instants_and_nulls(app: App) -> None:
     route = await cancelled_with(app, TEXTS)
-    frame = pl.read_parquet(
-        io.BytesIO((await download(app, "parquet", "bookings", route_id=route)).content)
-    )
+    frame = pl.read_parquet(io.BytesIO((await download(app, "parquet", "bookings", route_id=route)).content))
     assert frame.columns == [column.name for column in DATASETS["bookings"].columns]
     assert frame["cancellation_reason"].to_list() == TEXTS
     assert frame["total_price"].to_list() == [Decimal("1234567890.1234")] * len(TEXTS)
@@ -150,7 +155,9 @@ async def test_a_workbook_has_typed_cells_local_times_and_text_that_never_runs(a
     reasons = [page.cell(2 + number, 1 + head.index("cancellation_reason")) for number in range(len(TEXTS))]
     assert {cell.data_type for cell in reasons} == {"s"}
     # What XML does not allow is replaced; openpyxl reads \r\n as it stands in the file.
-    assert [_unescaped(cell.value) for cell in reasons] == [text.replace("\ufffe", "\ufffd") for text in TEXTS]
+    assert [_unescaped(cell.value) for cell in reasons] == [
+        text.replace("\ufffe", "\ufffd") for text in TEXTS
+    ]
     created = page.cell(2, 1 + head.index("created_at"))
     assert created.value == datetime(2026, 3, 2, 11)  # noqa: DTZ001  # Lagos; Excel has no zones
     price = page.cell(2, 1 + head.index("total_price"))
@@ -165,8 +172,6 @@ async def test_a_workbook_has_typed_cells_local_times_and_text_that_never_runs(a
 
 
 def _unescaped(text: str) -> str:
-    from openpyxl.utils.escape import unescape
-
     return str(unescape(text))
 
 
@@ -184,7 +189,9 @@ async def test_metrics_hold_the_numbers_of_their_endpoint_and_a_chart(app: App) 
                 assert text == ("" if expected is None else str(expected).replace("False", "false")), field
         (whole,) = rows_of((await download(app, "csv", f"metrics.{name}", granularity="none")).text)
         summary = dict(_flat(answer["summary"]))
-        assert all(text == ("" if summary.get(f) is None else str(summary[f])) for f, text in list(whole.items())[2:])
+        assert all(
+            text == ("" if summary.get(f) is None else str(summary[f])) for f, text in list(whole.items())[2:]
+        )
         book = openpyxl.load_workbook(
             io.BytesIO((await download(app, "excel", f"metrics.{name}", granularity="week")).content)
         )
@@ -211,15 +218,14 @@ async def test_libreoffice_opens_a_workbook_as_it_is_meant(app: App, tmp_path: P
     file.write_bytes((await download(app, "excel", "bookings", route_id=route)).content)
     # Sheet 2 as CSV: comma, quote, UTF-8, from the first line, values as they are shown.
     form = "csv:Text - txt - csv (StarCalc):44,34,76,1,,0,false,true,false,false,false,2"
-    await asyncio.to_thread(
-        subprocess.run,
-        [soffice, f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}", "--headless", "--convert-to", form, file],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        timeout=200,
-    )
-    (made,) = tmp_path.glob("export*.csv")
+    profile = f"-env:UserInstallation={(tmp_path / 'profile').as_uri()}"
+    command = [soffice, profile, "--headless", "--convert-to", form, str(file)]
+
+    def convert() -> None:
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=200)
+
+    await asyncio.to_thread(convert)
+    (made,) = (path for path in tmp_path.glob("export*.csv"))  # noqa: ASYNC240
     found = rows_of(made.read_text(encoding="utf-8"))
     assert [row["cancellation_reason"] for row in found] == texts
     assert found[0]["created_at"] == "2026-03-02 11:00:00"
@@ -238,7 +244,9 @@ async def test_dropouts_of_a_funnel_are_those_between_its_steps(app: App) -> Non
             events.append(minimal("booking.created", **named, booking_id=str(uuid4()), rider_id=user))
     assert (await app.post(lines(events))).status_code == 202
     asked = {"city": city, "steps": "user.registered,booking.created,booking.confirmed"}
-    users = [step["users"] for step in (await app.get_json("/v1/analytics/funnel", **MARCH, **asked))["steps"]]
+    users = [
+        step["users"] for step in (await app.get_json("/v1/analytics/funnel", **MARCH, **asked))["steps"]
+    ]
     assert users == [3, 2, 0]
     found = rows_of((await download(app, "csv", "funnel_dropouts", **asked)).text)
     assert [row["step"] for row in found] == ["1", "2", "2"]
@@ -276,15 +284,13 @@ async def test_too_many_rows_are_refused_before_the_first_byte(
     limits = app.service.config.exports
     small = type(limits)(max_rows=2, max_excel_rows=1)
     monkeypatch.setattr(app.service, "config", _with(app.service.config, exports=small))
-    for format in FORMATS:
-        response = await app.get(f"/v1/exports/{format}", dataset="bookings", route_id=route, **MARCH)
+    for kind in FORMATS:
+        response = await app.get(f"/v1/exports/{kind}", dataset="bookings", route_id=route, **MARCH)
         details = problem(response, 413)
         assert "3 rows" in details["detail"]
 
 
 def _with(config: Any, **changes: Any) -> Any:
-    import msgspec
-
     return msgspec.structs.replace(config, **changes)
 
 
@@ -310,12 +316,12 @@ class _Cut:
 
 @pytest.mark.parametrize("fails", [True, False])
 async def test_a_failure_in_the_middle_breaks_the_connection(
-    app: App, monkeypatch: pytest.MonkeyPatch, fails: bool  # noqa: FBT001
+    app: App,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,  # noqa: FBT001
 ) -> None:
     """Also where rows are missing without any error."""
     await many_users(app)
-    import contextlib
-
     stream = app.service.warehouse.stream
 
     @contextlib.asynccontextmanager
@@ -325,7 +331,7 @@ async def test_a_failure_in_the_middle_breaks_the_connection(
 
     monkeypatch.setattr(app.service.warehouse, "stream", cut)
     come = b""
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012  # the beginning of it is good
         async with app.client.stream(
             "GET", "/v1/exports/csv", params={"dataset": "users", "city": "Many", **MARCH}
         ) as response:
@@ -353,7 +359,9 @@ async def many_users(app: App) -> None:
 
 async def test_a_client_that_goes_away_stops_the_query(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = "SELECT toString(number) AS line, toUInt64(1000000000000) AS total FROM numbers(1000000000000)"
-    monkeypatch.setattr("openride_analytics.exports.csv.select", lambda *_, **__: f"{slow} SETTINGS max_block_size = 8192")
+    monkeypatch.setattr(
+        "openride_analytics.exports.csv.select", lambda *_, **__: f"{slow} SETTINGS max_block_size = 8192"
+    )
     limits = type(app.service.config.exports)(max_rows=10**13)
     monkeypatch.setattr(app.service, "config", _with(app.service.config, exports=limits))
     for _ in range(6):  # more than there are places: each is given back
@@ -361,7 +369,7 @@ async def test_a_client_that_goes_away_stops_the_query(app: App, monkeypatch: py
             assert response.status_code == 200
             assert await anext(response.aiter_raw())
         async with asyncio.timeout(60):
-            while await _running(app):
+            while await _running(app):  # noqa: ASYNC110  # the engine's state
                 await asyncio.sleep(0.02)
     assert (await app.get("/health/live")).status_code == 200
 
@@ -376,8 +384,8 @@ async def _running(app: App) -> int:
 
 async def test_the_documentation_names_every_column(app: App) -> None:
     paths = (await app.get_json("/schema"))["paths"]
-    for format in FORMATS:
-        operation = paths[f"/v1/exports/{format}"]["get"]
+    for kind in FORMATS:
+        operation = paths[f"/v1/exports/{kind}"]["get"]
         named = {parameter["name"]: parameter for parameter in operation["parameters"]}
         assert named["dataset"]["required"] is True
         assert named["dataset"]["schema"]["enum"] == list(CONTENTS)

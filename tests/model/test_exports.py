@@ -39,7 +39,11 @@ def _routes(rows: Rows, summary: dict[str, Any], _: dict[str, Any]) -> None:
 
 def _bookings(rows: Rows, summary: dict[str, Any], _: dict[str, Any]) -> None:
     assert len(rows) == summary["created"]
-    for name, column in (("conversion", "confirmed"), ("cancellation", "cancelled"), ("completion", "completed")):
+    for name, column in (
+        ("conversion", "confirmed"),
+        ("cancellation", "cancelled"),
+        ("completion", "completed"),
+    ):
         since = sum(bool(row[f"{column}_at"]) for row in rows)
         assert _rate(since, len(rows)) == summary[f"{name}_rate"]
     assert len({row["rider_id"] for row in rows}) == summary["unique_riders"]
@@ -56,7 +60,9 @@ def _driver_earnings(rows: Rows, _: dict[str, Any], answer: dict[str, Any]) -> N
     for row in rows:
         trips[row["driver_id"]] += int(row["trips"])
     assert trips == {driver["driver_id"]: driver["trips"] for driver in answer["top"]}
-    earned = {(row["driver_id"], row["currency"]): Decimal(row["earnings"]) for row in rows if row["currency"]}
+    earned = {
+        (row["driver_id"], row["currency"]): Decimal(row["earnings"]) for row in rows if row["currency"]
+    }
     expected = {
         (driver["driver_id"], currency): Decimal(amount)
         for driver in answer["top"]
@@ -80,7 +86,7 @@ async def test_the_rows_are_those_that_the_metrics_count(
 ) -> None:
     endpoint, check = CHECKS[dataset]
 
-    @settings(SLOW, max_examples=15)
+    @settings(SLOW, max_examples=6)
     @given(case=streams.cases(endpoint), seed=st.integers(0, 2**32))
     async def add_up(case: tuple[list[dict[str, Any]], Any], seed: int) -> None:
         events, question = case
@@ -98,7 +104,10 @@ async def test_the_rows_are_those_that_the_metrics_count(
             filters=filters_of(question, endpoint),
             default_currency=question.default_currency,
         )
-        async with exports.csv_lines(embedded_warehouse, dataset, asked, limits=Exports()) as (columns, lines):
+        async with exports.csv_lines(embedded_warehouse, dataset, asked, limits=Exports()) as (
+            columns,
+            lines,
+        ):
             text = b"".join([piece async for piece in lines.pieces]).decode()
         rows = list(csv.DictReader(io.StringIO(text, newline=""), [column.name for column in columns]))
         assert len(rows) == lines.rows
@@ -113,8 +122,10 @@ async def test_the_rows_are_those_that_the_metrics_count(
     await holds(add_up)
 
 
-async def test_trips_are_those_whose_first_event_is_in_the_period(embedded_warehouse: EmbeddedWarehouse) -> None:
-    @settings(SLOW, max_examples=15)
+async def test_trips_are_those_whose_first_event_is_in_the_period(
+    embedded_warehouse: EmbeddedWarehouse,
+) -> None:
+    @settings(SLOW, max_examples=6)
     @given(case=streams.cases("trips"))
     async def are_those(case: tuple[list[dict[str, Any]], Any]) -> None:
         from .kept import kept_trips
@@ -132,7 +143,10 @@ async def test_trips_are_those_whose_first_event_is_in_the_period(embedded_wareh
             if trip in kept and span.start <= its_events[0]["event_timestamp"] < span.end
         }
         asked = Question(period=period_of(question), now=question.now, filters=filters_of(question, "trips"))
-        async with exports.csv_lines(embedded_warehouse, "trips", asked, limits=Exports()) as (columns, lines):
+        async with exports.csv_lines(embedded_warehouse, "trips", asked, limits=Exports()) as (
+            columns,
+            lines,
+        ):
             text = b"".join([piece async for piece in lines.pieces]).decode()
         rows = csv.DictReader(io.StringIO(text, newline=""), [column.name for column in columns])
         assert {row["trip_id"] for row in rows} == expected
