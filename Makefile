@@ -54,10 +54,11 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/bench.stamp ## measure ingestion, the cache, and both at once, shortly
+bench: $(VENV)/bench.stamp ## measure ingestion, the cache, both at once, and exports, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
 	$(BIN)/python benchmarks/cache.py --seconds 40 --events 60000 $(ARGS)
 	$(BIN)/python benchmarks/mixed.py --seconds 20 $(ARGS)
+	$(BIN)/python benchmarks/export.py --rows 100000
 
 soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(ARGS)

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import measure
-from openride_analytics.metrics.question import FIRST, rate, statement
+from openride_analytics.metrics.question import FIRST, Filters, rate, statement
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -143,8 +143,7 @@ class FunnelAnswer(AnalyticsHead, kw_only=True):
 # beginnings. The earliest candidate that may follow leaves the most for the steps to come, so each attempt needs one look
 # only. All look at once: each puts an even number where its candidates begin among the candidates, sorted, and the next odd
 # one is its own. Looking for each alone would take 4 GB and 20 s for one user with 10,000 bookings.
-_SQL: Final = """
-WITH
+_REACHED: Final = """
     people AS
     (
         SELECT
@@ -179,25 +178,32 @@ WITH
             attempts_1[1] AS best_1
         FROM people
         WHERE notEmpty(attempts_1)
-    ){further}
+    ){further},
+    reached AS
+    (
+        SELECT person, arrayMap(m -> toInt64(bitShiftRight(m, {bits})), best_{last}) AS times
+        FROM step_{last}
+    )"""
+
+_SQL: Final = """
+WITH {reached}
 SELECT
     {place},
     step,
     count() AS users,
     quantileExactInclusive(0.5)(ms) AS p50_ms,
     quantileExactInclusive(0.9)(ms) AS p90_ms,
-    countIf(step = length(best) AND step < {last:UInt8} AND began_ms + {window_ms:Int64} > {now:Int64}) AS still_open
+    countIf(step = length(times) AND step < {last:UInt8} AND times[1] + {window_ms:Int64} > {now:Int64}) AS still_open
 FROM
 (
     SELECT
         person,
-        best_{last} AS best,
-        toInt64(bitShiftRight(best[1], {bits})) AS began_ms,
+        times,
         step,
-        if(step = 1, 0, toInt64(bitShiftRight(best[step], {bits})) - toInt64(bitShiftRight(best[step - 1], {bits}))) AS ms
-    FROM {reached}
-    ARRAY JOIN arrayEnumerate(best) AS step
-) AS reached
+        if(step = 1, 0, times[step] - times[step - 1]) AS ms
+    FROM reached
+    ARRAY JOIN arrayEnumerate(times) AS step
+) AS steps_taken
 {homes}
 GROUP BY {keys}
 """
@@ -260,7 +266,24 @@ async def ask(warehouse: Warehouse, question: Question) -> FunnelAnswer:
 
 
 def _sql(question: Question) -> str:
-    steps = list(question.steps)
+    homes = _HOMES.replace("{home}", question.breakdown) if question.breakdown else ""
+    return statement(
+        _SQL,
+        reached=reached(question.steps, question.filters),
+        place="ifNull(homes.home, '') AS place,\n    grouping(place) AS is_whole"
+        if homes
+        else "1 AS is_whole",
+        homes=homes,
+        keys="GROUPING SETS ((step), (step, place))" if homes else "step",
+    )
+
+
+def reached(steps: Sequence[str], filters: Filters) -> str:
+    """The statements that follow each user (what stands behind WITH); the last one is named `reached`.
+
+    It has a row for each `person` who entered, with `times`: Unix milliseconds of the steps of the attempt that got furthest.
+    Binds `steps`, `window_ms`, the period and the filters.
+    """
     first_alike = [steps.index(step) + 1 for step in steps]
     moments = [_MOMENTS.replace("{n}", str(n)) for n in sorted(set(first_alike))]
     further = ""
@@ -279,23 +302,16 @@ def _sql(question: Question) -> str:
         for name, number in numbers.items():
             text = text.replace(name, number)
         further += text
-    homes = _HOMES.replace("{home}", question.breakdown) if question.breakdown else ""
     ids_matter = len(set(steps)) < len(steps)
     return statement(
-        _SQL,
+        _REACHED,
         moment=FIRST if ids_matter else "toUInt64(toUnixTimestamp64Milli(event_timestamp))",
         moments=",\n            ".join(moments),
         doer=_doer(steps),
         further=further,
-        reached=f"step_{len(steps)}",
-        place="ifNull(homes.home, '') AS place,\n    grouping(place) AS is_whole"
-        if homes
-        else "1 AS is_whole",
-        homes=homes,
-        keys="GROUPING SETS ((step), (step, place))" if homes else "step",
-        last=str(len(steps)),
         bits="65" if ids_matter else "1",
-        kept=users_kept(question.filters, "person"),
+        last=str(len(steps)),
+        kept=users_kept(filters, "person"),
     )
 
 

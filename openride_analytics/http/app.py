@@ -16,7 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
 from openride_analytics.access import Denied
-from openride_analytics.http import access, analytics, dashboard, health, keys, metrics, problems
+from openride_analytics.http import access, analytics, dashboard, exports, health, keys, metrics, problems
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
@@ -110,6 +110,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             docs,
             *metrics.handlers(),
             *analytics.handlers(),
+            *exports.handlers(),
             post_events,
             ingest_status,
             list_dead_letters,

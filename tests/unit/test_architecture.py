@@ -25,6 +25,7 @@ ALLOWED = {
     "dialects": {"events", "config"},
     "analytics": {"metrics", "period", "warehouse"},
     "catalogue": {"analytics", "metrics"},
+    "exports": {"analytics", "catalogue", "config", "metrics", "period", "warehouse"},
     "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
     "erasure": {"cache", "ingest", "warehouse"},
     "rebuild": {"cache", "ingest", "warehouse"},
