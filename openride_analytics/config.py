@@ -30,7 +30,7 @@ WELL_KNOWN: Final = {
     "CONSUMER_GROUP_ID": ("kafka", "group_id"),
 }
 _PREFIX: Final = "OPENRIDE_"
-_SECRETS: Final = frozenset({"sasl_password"})
+_SECRETS: Final = frozenset({"sasl_password", "password", "s3_secret_access_key"})
 _URLS: Final = frozenset({"url"})
 
 
@@ -196,6 +196,36 @@ class Retention(_Section, frozen=True):
     cold_days: Days = 730
 
 
+class Reports(_Section, frozen=True):
+    """Finished reports: where they are kept, and how they are sent."""
+
+    # A larger file is not attached to a mail, which then has a link to it.
+    attach_max_bytes: PositiveCount = 8_388_608
+    webhook_timeout_seconds: Positive = 20.0
+    # Hosts that webhooks may be sent to although their addresses are private ones.
+    webhook_private_hosts: tuple[str, ...] = ()
+    # Without a bucket: the folder `reports` in `[storage] data_dir`.
+    s3_bucket: str = ""
+    s3_prefix: str = ""
+    s3_endpoint: str = ""  # of a server other than Amazon's
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = ""
+    s3_secret_access_key: str = ""
+
+
+class Smtp(_Section, frozen=True):
+    """The mail server; without a host no mail can be sent."""
+
+    host: str = ""
+    port: Port = 587
+    security: Literal["none", "starttls", "tls"] = "starttls"
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""  # instead of the system's authorities
+    sender: str = ""  # OpenRide Analytics <reports@example.com>
+    timeout_seconds: Positive = 30.0
+
+
 class Log(_Section, frozen=True):
     """Structured logs on standard output."""
 
@@ -216,6 +246,8 @@ class Config(_Section, frozen=True):
     cache: Cache = field(default_factory=Cache)
     analytics: Analytics = field(default_factory=Analytics)
     retention: Retention = field(default_factory=Retention)
+    reports: Reports = field(default_factory=Reports)
+    smtp: Smtp = field(default_factory=Smtp)
     log: Log = field(default_factory=Log)
 
 
