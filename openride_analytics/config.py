@@ -30,7 +30,7 @@ WELL_KNOWN: Final = {
     "CONSUMER_GROUP_ID": ("kafka", "group_id"),
 }
 _PREFIX: Final = "OPENRIDE_"
-_SECRETS: Final = frozenset({"sasl_password", "password", "s3_secret_access_key"})
+_SECRETS: Final = frozenset({"sasl_password", "password", "s3_secret_access_key", "signing_secret"})
 _URLS: Final = frozenset({"url"})
 
 
@@ -197,8 +197,19 @@ class Retention(_Section, frozen=True):
 
 
 class Reports(_Section, frozen=True):
-    """Finished reports: where they are kept, and how they are sent."""
+    """Scheduled reports: who may get them, where they are kept, and how they are sent."""
 
+    # Of mail addresses; none: all are allowed.
+    allowed_recipient_domains: tuple[str, ...] = ()
+    # A run that was missed while nothing ran is made up so long after it was due.
+    grace_minutes: Annotated[float, Meta(ge=0)] = 360.0
+    # Files and their runs, and links to them, which end with the file at the latest.
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 90
+    link_days: Annotated[int, Meta(ge=1, le=36_500)] = 14
+    # What links begin with; without it, the address that the service listens on.
+    public_url: str = ""
+    # Signs the links; without one, a secret that the instances share in PostgreSQL.
+    signing_secret: str = ""
     # A larger file is not attached to a mail, which then has a link to it.
     attach_max_bytes: PositiveCount = 8_388_608
     webhook_timeout_seconds: Positive = 20.0
@@ -314,6 +325,9 @@ def _checked(config: Config) -> Config:
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")
+    public = urlsplit(config.reports.public_url)
+    if config.reports.public_url and (public.scheme not in ("http", "https") or not public.netloc):
+        raise ConfigError("reports.public_url: must begin with http:// or https:// and a host")
     return config
 
 

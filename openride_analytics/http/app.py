@@ -14,11 +14,13 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
-from openride_analytics.http import analytics, health, metrics, problems
+from openride_analytics.http import analytics, health, metrics, problems, reports
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
 from openride_analytics.http.ingest import ingest_status
+from openride_analytics.reports.files import FilesUnavailable
+from openride_analytics.reports.runner import POSTGRES_AWAY
 from openride_analytics.service import Service
 from openride_analytics.warehouse import WarehouseError
 
@@ -69,6 +71,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
         problems.BadRequest: problems.on_bad_request,
         HTTPException: problems.on_http_exception,
         WarehouseError: problems.on_warehouse_error,
+        **dict.fromkeys((*POSTGRES_AWAY, FilesUnavailable), problems.on_store_away),
         Exception: problems.on_unexpected,
     }
     return Litestar(
@@ -80,6 +83,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             list_dead_letters,
             get_dead_letter,
             replay_dead_letters,
+            *reports.HANDLERS,
             health.health,
             health.live,
             health.ready,

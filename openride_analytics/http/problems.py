@@ -17,6 +17,7 @@ RETRY_AFTER_SECONDS: Final = 5
 
 _TITLES: Final = {
     400: "Bad request",
+    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
     408: "Request timed out",
@@ -117,6 +118,12 @@ def on_warehouse_error(request: Request[Any, Any, Any], error: WarehouseError) -
         log.warning("query_too_long", path=request.url.path, error=str(error)[:500])
         return problem(request, 504, "The query ran past its limit: ask for a shorter period.")
     return on_unexpected(request, error)
+
+
+def on_store_away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """PostgreSQL or the store of the files is away."""
+    log.warning("store_unavailable", path=request.url.path, error=f"{type(error).__name__}: {error}"[:500])
+    return problem(request, 503, "The data store does not answer just now.")
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

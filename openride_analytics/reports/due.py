@@ -95,13 +95,20 @@ class Timing:
                     return due
         return None
 
+    def skipped(self, due: datetime) -> bool:
+        """Whether a due instant is that of a change of the clock, which skipped the time itself."""
+        wall = due.astimezone(self.timezone)
+        return wall.hour * 60 + wall.minute not in self.minutes or not self._matches(wall.date())
+
     def _days(self, first: date, step: int) -> Iterator[date]:
         for number in range(_MOST_DAYS):
             day = first + timedelta(days=number * step)
-            if day.month in self.months and self._on(day):
+            if self._matches(day):
                 yield day
 
-    def _on(self, day: date) -> bool:
+    def _matches(self, day: date) -> bool:
+        if day.month not in self.months:
+            return False
         in_month = day.day in self.days
         if self.or_last_day and (day + timedelta(days=1)).day == 1:
             in_month = max(self.days) >= day.day

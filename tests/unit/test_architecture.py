@@ -24,7 +24,7 @@ ALLOWED = {
     "analytics": {"metrics", "period", "warehouse"},
     "catalogue": {"analytics", "metrics"},
     "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
-    "reports": {"catalogue", "config", "exports", "metrics", "period", "warehouse"},
+    "reports": {"catalogue", "config", "exports", "metrics", "ops", "period", "warehouse"},
     "erasure": {"cache", "ingest", "warehouse"},
     "rebuild": {"cache", "ingest", "warehouse"},
 }
