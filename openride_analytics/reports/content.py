@@ -18,7 +18,7 @@ import msgspec
 from openride_analytics.metrics.question import Filters, Question
 from openride_analytics.period import Granularity, Period
 from openride_analytics.reports import wording
-from openride_analytics.reports.document import Document, KeyNumber
+from openride_analytics.reports.document import Chart, Document, KeyNumber
 from openride_analytics.reports.sections import Seen, Subject
 from openride_analytics.reports.subjects import SUBJECTS
 from openride_analytics.warehouse import Warehouse
@@ -75,6 +75,7 @@ class Picture:
     """A chart as an image for a message: PNG in twice the size that it is shown in."""
 
     title: str
+    subtitle: str
     alt: str
     png: bytes
     width: int
@@ -136,7 +137,7 @@ async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
     charts = []
     for number, chart in enumerate(document.pictures):
         file = folder / f"picture-{number}.png"
-        charts.append(_picture(chart.title, chart.alt, file.read_bytes()))
+        charts.append(_picture(chart, file.read_bytes()))
         file.unlink()
     return Report(
         path=path,
@@ -252,10 +253,12 @@ def _slug(order: Order) -> str:
     return f"{name}_{first}" if first == last else f"{name}_{first}_{last}"
 
 
-def _picture(title: str, alt: str, png: bytes) -> Picture:
+def _picture(chart: Chart, png: bytes) -> Picture:
     # The size stands in the first chunk of every PNG.
     width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
-    return Picture(title, alt, png, width // _PICTURE_SCALE, height // _PICTURE_SCALE)
+    return Picture(
+        chart.title, chart.subtitle, chart.alt, png, width // _PICTURE_SCALE, height // _PICTURE_SCALE
+    )
 
 
 async def _render(work: bytes) -> None:

@@ -63,7 +63,10 @@ async def send_mail(smtp: Smtp, message: EmailMessage) -> None:
     try:
         async with asyncio.timeout(smtp.timeout_seconds):
             await client.connect()
-            await client.send_message(message)
+            sender = message["From"].addresses[0].addr_spec
+            recipients = [address.addr_spec for address in message["To"].addresses]
+            # In the message's own form: aiosmtplib's would fold what must stay whole.
+            await client.sendmail(sender, recipients, message.as_bytes())
     except aiosmtplib.SMTPRecipientsRefused as error:
         codes = {refused.code for refused in error.recipients}
         permanent = all(code >= 500 for code in codes)

@@ -370,7 +370,7 @@ SUBJECTS: Final = (
         keys=(
             Key("active_routes", "Active routes"),
             Key("created", "Routes created"),
-            Key("utilization", "Utilization", headline=True),
+            Key("utilization", "Utilization"),
         ),
         series=("created", "activated", "cancelled"),
         counts=("created", "activated", "cancelled", "active_routes"),

@@ -76,15 +76,13 @@ def measured(value: float | None, unit: str) -> str:
         return NOTHING
     if unit == "ratio":
         return percent(value)
-    if isinstance(value, int):
-        return count(value)
     if unit == "minutes":
         return f"{value:,.1f}\u00a0min"
     if unit == "kilometres":
         return f"{value:,.1f}\u00a0km"
     if unit == "milliseconds":
         return f"{value / 1000:,.2f}\u00a0s" if value >= 10_000 else f"{value:,.0f}\u00a0ms"
-    return f"{value:,.2f}"
+    return count(value) if isinstance(value, int) else f"{value:,.2f}"
 
 
 def change(now: Any, before: Any, unit: str) -> tuple[str, Direction] | None:
