@@ -17,6 +17,7 @@ class KeyNumber(Struct, frozen=True, kw_only=True):
     value: str
     change: str | None = None  # "+12.4%", "−1.2 points", "no change"
     before: str | None = None
+    also: str = ""  # the same in other currencies
     direction: Literal["up", "down", "level"] | None = None
     trend: Trend = "neutral"  # whether that direction is welcome
 
@@ -66,16 +67,17 @@ class Definition(Struct, frozen=True):
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    """A whole report."""
+    """A whole report. `facts`: name and value of what must be known to read it, such as the time zone.
+
+    `pictures`: the charts that stand for the whole, also in a message.
+    """
 
     title: str
     period: str
-    timezone: str
-    compared_with: str | None
-    filters: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
     made: str
-    data_through: str
     notes: tuple[str, ...]
     headline: tuple[KeyNumber, ...]
+    pictures: tuple[Chart, ...]
     sections: tuple[Section, ...]
     definitions: tuple[Definition, ...]
