@@ -181,8 +181,8 @@ class ReportAnswer(Struct, kw_only=True):
         str,
         Meta(
             description="`waiting`, `making`, `delivering` (also between attempts), `delivered` (to all, or kept where "
-            "there is nobody), `partly_delivered`, `skipped` (it was empty), `failed`, `missed` (nothing was running in time), "
-            "`cancelled` (its schedule was deleted).",
+            "there is nobody), `partly_delivered`, `skipped` (it was empty), `failed`, `missed` (nothing ran in "
+            "time), `cancelled` (its schedule was deleted).",
             examples=["delivered"],
         ),
     ]

@@ -26,10 +26,8 @@ import structlog
 
 from openride_analytics.config import Config
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.period import instant_text
 from openride_analytics.reports import content, message, runs, sending
-from openride_analytics.reports.content import BadOrder, RenderingFailed, Report
-from openride_analytics.reports.due import period_of
+from openride_analytics.reports.content import BadOrder, Order, RenderingFailed, Report
 from openride_analytics.reports.files import FilesUnavailable, ReportFiles
 from openride_analytics.reports.links import Links
 from openride_analytics.reports.notice import compose_notice
@@ -196,8 +194,7 @@ class Runner:
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="openride-report-"))
         try:
             async with asyncio.timeout(_MAKE_SECONDS):
-                order = run.definition.order(run.due_at, datetime.now(UTC), self._config.analytics)
-                report = await content.make(self._warehouse, order, folder)
+                report = await content.make(self._warehouse, self._order(run), folder)
                 if report.empty and run.definition.when_empty == "skip":
                     await runs.store_skipped(self._pool, run)
                     self._metrics.report_runs.labels("skipped").inc()
@@ -269,7 +266,7 @@ class Runner:
 
     async def _deliver_to(self, run: Run, report: Report | None, delivery: Delivery) -> None:
         if delivery.attempts >= _DELIVERY_ATTEMPTS:
-            error = DeliveryFailed("The service ended each time it was being sent.", permanent=True)
+            error = DeliveryFailed("the service ended each time it was being sent", permanent=True)
             await self._not_delivered(run, delivery, error)
             return
         sender = self._config.smtp.sender
@@ -291,7 +288,7 @@ class Runner:
             raise
         except Exception as error:  # one recipient's fault must not be the others'
             log.error("report_not_delivered", delivery_id=str(delivery.delivery_id), exc_info=error)
-            mistake = DeliveryFailed("The service made a mistake; it has been logged.", permanent=False)
+            mistake = DeliveryFailed("the service made a mistake, which has been logged", permanent=False)
             await self._not_delivered(run, delivery, mistake)
             return
         self._metrics.report_deliveries.labels(delivery.kind, "delivered").inc()
@@ -317,22 +314,21 @@ class Runner:
         if delivery.kind == "notice":
             await self._notify(run, delivery, message_id)
         elif report is None:
-            raise DeliveryFailed("The file could not be read.", permanent=False)
+            raise DeliveryFailed("the file could not be read", permanent=False)
         elif delivery.kind == "webhook":
             await self._post(run, report, delivery, secret)
         else:
             await self._mail(run, report, delivery, message_id)
 
     async def _mail(self, run: Run, report: Report, delivery: Delivery, message_id: str) -> None:
-        now = datetime.now(UTC)
         mail = await asyncio.to_thread(
             message.compose,
             report,
-            run.definition.order(run.due_at, now, self._config.analytics),
+            self._order(run),
             delivery.address,
             sender=self._config.smtp.sender,
             message_id=message_id,
-            download_link=self.links.file(run.report_id, now)[0],
+            download_link=self.links.file(run.report_id, datetime.now(UTC))[0],
             unsubscribe_link=self.links.unsubscribe(delivery.recipient_id or delivery.delivery_id),
             attach=report.bytes <= self._config.reports.attach_max_bytes,
         )
@@ -358,8 +354,17 @@ class Runner:
             timeout_seconds=reports.webhook_timeout_seconds,
             private_hosts=frozenset(reports.webhook_private_hosts),
         )
-        body = payload(run, report, self.links.file(run.report_id, datetime.now(UTC)))
-        await sending.post_webhook(webhook, msgspec.json.encode(body), delivery_id=str(delivery.delivery_id))
+        body = message.webhook_body(
+            report,
+            self._order(run),
+            report_id=str(run.report_id),
+            download_link=self.links.file(run.report_id, datetime.now(UTC))[0],
+        )
+        await sending.post_webhook(webhook, body, delivery_id=str(delivery.delivery_id))
+
+    def _order(self, run: Run) -> Order:
+        """The order of a run: once it is made always the same, so that a mail that is sent again is, too."""
+        return run.definition.order(run.due_at, run.made_at or datetime.now(UTC), self._config.analytics)
 
     async def _not_delivered(self, run: Run, delivery: Delivery, error: DeliveryFailed) -> None:
         for_good = error.permanent or delivery.attempts >= _DELIVERY_ATTEMPTS
@@ -387,32 +392,6 @@ class Runner:
             async for piece in await self.files.read(run.file_key):
                 await asyncio.to_thread(file.write, piece)
         return replace(report, path=path)
-
-
-def payload(run: Run, report: Report, link: tuple[str, datetime]) -> dict[str, Any]:
-    """What a webhook is told."""
-    period = period_of(run.definition.period, run.due_at, run.definition.zone)
-    return {
-        "type": "report",
-        "report_id": str(run.report_id),
-        "schedule_id": str(run.schedule_id),
-        "name": run.definition.name,
-        "cause": run.cause,
-        "due_at": instant_text(run.due_at),
-        "period": {
-            "start": instant_text(period.start),
-            "end": instant_text(period.end),
-            "timezone": run.definition.timezone,
-        },
-        "format": run.definition.format,
-        "file_name": report.file_name,
-        "media_type": report.media_type,
-        "rows": report.rows,
-        "bytes": report.bytes,
-        "empty": report.empty,
-        "key_numbers": report.key_numbers,
-        "download": {"url": link[0], "expires_at": instant_text(link[1])},
-    }
 
 
 async def _all(works: Any) -> None:

@@ -151,7 +151,7 @@ def check(draft: Draft, config: Config, now: datetime) -> None:
     for number, recipient in enumerate(draft.recipients):
         if recipient.kind == "webhook":
             try:
-                check_url(recipient.address)
+                check_url(recipient.address, frozenset(config.reports.webhook_private_hosts))
             except ValueError as error:
                 faults.append((f"recipients[{number}]", str(error)))
             if not recipient.secret:
