@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from openride_analytics import catalogue
 from openride_analytics.catalogue import MetricDefinition
+from openride_analytics.exports.summary import Number
 from openride_analytics.metrics.question import Question
 from openride_analytics.reports import charts, wording
 from openride_analytics.reports.document import Chart, Column, Definition, KeyNumber, Section, Table
@@ -122,6 +123,23 @@ class Seen:
             charts=tuple(chart for chart in self.subject.charts(self) if chart is not None),
             tables=tuple(tables),
         )
+
+    def numbers(self) -> list[Number]:
+        """All numbers as they are, for a sheet or a CSV."""
+        return [
+            Number(
+                section=self.subject.title,
+                name=metric.name,
+                label=_label(metric.name),
+                unit=metric.unit,
+                currency=currency,
+                now=now,
+                before=before,
+            )
+            for metric in catalogue.definitions().metrics
+            if _is_plain(metric, self.subject)
+            for _, now, before, currency in self._values(metric, "")
+        ]
 
     def definitions(self) -> tuple[Definition, ...]:
         """Of the numbers in its main table."""
