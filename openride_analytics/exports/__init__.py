@@ -33,7 +33,8 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
     "excel": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "parquet": "application/vnd.apache.parquet",
 }
-_PART_BYTES: Final = 16_000_000
+# Of lines that the worker takes apart at once: it needs some fifteen times as much for it.
+_PART_BYTES: Final = 4_000_000
 
 
 def filters_of(content: str) -> frozenset[str]:
@@ -128,7 +129,8 @@ async def write_file(
                     path=str(whole),
                     sheets=sheets,
                     timezone=question.period.timezone.key,
-                    title=title or " and ".join(map(title_of, contents)) if len(contents) <= 2 else "OpenRide Analytics",
+                    title=title
+                    or (" and ".join(map(title_of, contents)) if len(contents) <= 2 else "OpenRide Analytics"),
                     about=about,
                     definitions=_definitions(contents, sheets),
                     summary=list(summary),
@@ -169,7 +171,7 @@ async def _sheet(
         columns=columns,
         files=files,
         rows=lines.rows,
-        chart=content in METRICS,
+        chart=(question.filters.currency or question.default_currency) if content in METRICS else "",
     )
 
 
@@ -207,12 +209,19 @@ async def _about(
         lines.append(("Window of the funnel", f"{question.window_hours} hours from step 1"))
     through = await data_through(warehouse)
     lines.append(("Made", local(made_at)))
-    lines.append(("Data through", local(datetime.fromisoformat(through)) if through else "nothing is stored yet"))
+    lines.append(
+        ("Data through", local(datetime.fromisoformat(through)) if through else "nothing is stored yet")
+    )
     for content, sheet in zip(contents, sheets, strict=True):
         rest = sorted(given.keys() - filters_of(content))
         ignored = f" Filters that do not apply here: {', '.join(rest)}." if rest else ""
         lines.append((sheet.title, f"{sheet.rows:,} rows. {sheet.description.replace('`', '')}{ignored}"))
-    lines.append(("Definitions", "The last sheet says what each column means. Things are counted once, however often they were reported."))
+    lines.append(
+        (
+            "Definitions",
+            "The last sheet says what each column means. Things are counted once, however often they were reported.",
+        )
+    )
     return lines
 
 
@@ -228,9 +237,7 @@ _UNITS: Final = {
 }
 
 
-def _definitions(
-    contents: Sequence[str], sheets: list[Sheet]
-) -> list[tuple[str, str, str, str]]:
+def _definitions(contents: Sequence[str], sheets: list[Sheet]) -> list[tuple[str, str, str, str]]:
     """What the last sheet says: of metrics what the catalogue says."""
     listed = {(one.endpoint, one.name): one for one in catalogue.definitions().metrics}
     found = []
@@ -238,7 +245,11 @@ def _definitions(
         endpoint = f"/v1/{content.replace('.', '/')}"
         for column in sheet.columns:
             meaning, unit = column.description, _UNITS[column.kind]
-            name = column.name.rpartition(".")[0] if column.kind == "amount" and content in METRICS else column.name
+            name = (
+                column.name.rpartition(".")[0]
+                if column.kind == "amount" and content in METRICS
+                else column.name
+            )
             if one := listed.get((endpoint, name)):
                 unit = f"{one.unit}: {one.numerator} ÷ {one.denominator}" if one.numerator else one.unit
             found.append((sheet.title, column.name, meaning.replace("`", ""), unit))

@@ -297,9 +297,7 @@ def _driver_earnings(question: Question) -> str:
 
 def _funnel_dropouts(question: Question) -> str:
     ctes, last = reached(question.steps, question.filters)
-    return statement(
-        _FUNNEL_DROPOUTS, reached=ctes, reached_by=last, last=str(len(question.steps))
-    )
+    return statement(_FUNNEL_DROPOUTS, reached=ctes, reached_by=last, last=str(len(question.steps)))
 
 
 def _columns(*rows: tuple[str, Kind, str]) -> tuple[Column, ...]:
@@ -345,7 +343,11 @@ DATASETS: Final[dict[str, Dataset]] = {
             ("base_price", "amount", "Price of a seat."),
             ("departure_time", "text", "Local time of departure."),
             ("active_days", "text", "Days it runs on, `MON` to `SUN`."),
-            ("status", "text", "`created`, `active` or `cancelled`, by the latest activation or cancellation."),
+            (
+                "status",
+                "text",
+                "`created`, `active` or `cancelled`, by the latest activation or cancellation.",
+            ),
             ("activated_at", "time", "First activation."),
             ("cancelled_at", "time", "First cancellation."),
             ("cancellation_reason", "text", "First reason given."),

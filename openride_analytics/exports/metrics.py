@@ -37,7 +37,9 @@ class Metric:
 
 def _metric(title: str, module: Any, answer: type[Struct]) -> Metric:
     path = f"/v1/metrics/{module.__name__.rpartition('.')[2]}"
-    description = f"One row a bucket, the numbers of `{path}`; with `granularity=none` one row, the whole period."
+    description = (
+        f"One row a bucket, the numbers of `{path}`; with `granularity=none` one row, the whole period."
+    )
     return Metric(title, description, module.FILTERS, module.ask, answer)
 
 

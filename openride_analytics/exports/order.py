@@ -16,7 +16,8 @@ class Sheet(Struct, kw_only=True):
     columns: tuple[Column, ...]
     files: list[str]
     rows: int
-    chart: bool
+    chart: str = ""
+    """The currency whose amounts are drawn, in charts of counts, rates and amounts; empty: there are none."""
 
 
 class Order(Struct, kw_only=True):

@@ -32,7 +32,9 @@ async def carry_out(order: Order) -> None:
             process.kill()
             await process.wait()
     if process.returncode:
-        raise ExportBroken(f"the worker ended with {process.returncode}: {errors.decode()[-_ERROR_CHARACTERS:]}")
+        raise ExportBroken(
+            f"the worker ended with {process.returncode}: {errors.decode()[-_ERROR_CHARACTERS:]}"
+        )
 
 
 def main() -> None:

@@ -145,7 +145,10 @@ async def _streamed(
     service: Service, content: str, question: Question, *, bom: bool, raw: bool
 ) -> AsyncIterator[_File]:
     limits = service.config.exports
-    async with exports.csv_lines(service.warehouse, content, question, raw=raw, limits=limits) as (columns, lines):
+    async with exports.csv_lines(service.warehouse, content, question, raw=raw, limits=limits) as (
+        columns,
+        lines,
+    ):
 
         async def pieces() -> AsyncIterator[bytes]:
             yield (csv.BOM if bom else b"") + csv.head(columns)
@@ -218,7 +221,11 @@ class _Download(Response[bytes]):
         begun = False
         try:
             async with self._file as file:
-                start: Any = {"type": "http.response.start", "status": 200, "headers": self._head + file.headers}
+                start: Any = {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": self._head + file.headers,
+                }
                 await send(start)
                 begun = True
                 async for piece in file.pieces:
