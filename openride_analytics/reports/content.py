@@ -159,7 +159,7 @@ async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
     return Report(
         path=path,
         file_name=path.name,
-        media_type=MEDIA_TYPES[order.format],
+        media_type=MEDIA_TYPES[_ending(order)],
         rows=rows,
         bytes=path.stat().st_size,
         empty=not of_datasets and all(one.is_empty for one in seen),
