@@ -8,10 +8,11 @@ import asyncio
 import re
 import sys
 import unicodedata
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -133,21 +134,38 @@ def check(order: Order) -> None:
         raise BadOrder("filters", "Nothing in the overview has all of these filters.")
 
 
+Ask = Callable[[Subject, Question], Awaitable[Any]]
+"""Where the answer of a metrics endpoint comes from."""
+
+
 async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
     """Makes the file in `folder` (the caller's, empty, who deletes it) and returns what there is to say about it.
 
     Raises `BadOrder`, `RenderingFailed`, and what `Warehouse.query` raises. Bounded in time; when cancelled, it ends what
     it has started. It takes some 200 MB in a process of its own while it renders: callers bound how many run at a time.
     """
+
+    async def ask(subject: Subject, question: Question) -> Any:
+        return await subject.ask(warehouse, question)
+
+    return await _made(ask, warehouse, order, folder)
+
+
+async def make_pages(ask: Ask, order: Order, folder: Path) -> Report:
+    """The same for pdf and html, from answers of a service that runs elsewhere. Raises what `ask` does, too."""
+    return await _made(ask, None, order, folder)
+
+
+async def _made(ask: Ask, warehouse: Warehouse | None, order: Order, folder: Path) -> Report:
     check(order)
-    seen = await _answers(warehouse, order)
+    seen = await _answers(ask, order)
     document = _document(order, seen)
     path = folder / f"{_slug(order)}.{_ending(order)}"
     paged = order.format in _PAGED
     if paged or document.pictures:
         work = {"document": document, "format": order.format if paged else None, "path": str(path)}
         await _render(msgspec.json.encode(work))
-    if paged:
+    if paged or warehouse is None:
         rows, of_datasets = sum(len(t.rows) for section in document.sections for t in section.tables), 0
     else:
         rows, of_datasets = await _write_tables(warehouse, order, seen, path)
@@ -174,13 +192,13 @@ async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
     )
 
 
-async def _answers(warehouse: Warehouse, order: Order) -> list[Seen]:
+async def _answers(ask: Ask, order: Order) -> list[Seen]:
     """The endpoints' answers, one after the other: a report has time."""
     question = _question(order)
     return [
         Seen(
             subject,
-            await subject.ask(warehouse, question),
+            await ask(subject, question),
             question,
             detailed=f"metrics.{subject.name}" in order.contents,
         )
@@ -191,7 +209,7 @@ async def _answers(warehouse: Warehouse, order: Order) -> list[Seen]:
 
 async def _write_tables(warehouse: Warehouse, order: Order, seen: list[Seen], path: Path) -> tuple[int, int]:
     """How many rows were written, and how many of them are of datasets."""
-    question = _question(order)
+    question = replace(_question(order), compare=False)  # the comparison is in the summary
     contents = [name for name in order.contents if name != OVERVIEW]
     numbers = [number for one in seen for number in one.numbers()]
     metrics = {f"metrics.{one.subject.name}": len(one.answer.series) or 1 for one in seen}

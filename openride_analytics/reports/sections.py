@@ -97,7 +97,9 @@ class Seen:
     @property
     def is_empty(self) -> bool:
         """Nothing happened in the period."""
-        return not any(getattr(self.answer.summary, name) for name in self.subject.counts)
+        counts = [getattr(self.answer.summary, name) for name in self.subject.counts]
+        # Routes of which only bookings are known.
+        return not any(counts) and not getattr(self.answer, "popular", None)
 
     def key_numbers(self, *, headline: bool = False) -> tuple[KeyNumber, ...]:
         """All, or those that stand for the whole."""
