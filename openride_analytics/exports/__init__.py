@@ -100,7 +100,7 @@ async def write_file(
     summary: Sequence[Number] = (),
     compared_with: str | None = None,
 ) -> Written:
-    """Writes one file: a workbook with a sheet for each content and sheets that explain them, or one content as CSV or Parquet.
+    """Writes one file: a workbook of several contents with sheets that explain them, or one content as CSV or Parquet.
 
     A workbook may have a title of its own, and a sheet of numbers that stand for the whole.
 

@@ -4,13 +4,13 @@ Twenty columns as columns would cost the process twenty Python values a row; and
 ClickHouse's own `formatRow('CSV', …)`.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from openride_analytics.exports.datasets import DATASETS, Column, Dataset, Kind, bound
+from openride_analytics.exports.datasets import Column, Dataset, Kind, bound
 from openride_analytics.exports.question import ExportBroken, Question, TooManyRows
 from openride_analytics.warehouse import Block, Warehouse
 
@@ -52,7 +52,7 @@ async def lines(
             yield Lines(rows, pieces)
 
 
-async def _pieces(rows: int, first: Block | None, blocks: AsyncIterator[Block]) -> AsyncIterator[bytes]:
+async def _pieces(rows: int, first: Block | None, blocks: AsyncIterator[Block]) -> AsyncGenerator[bytes]:
     come = 0
     block = first
     while block is not None:
@@ -138,8 +138,3 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
-
-
-def dataset_of(content: str) -> Dataset | None:
-    """The dataset of that name; None for metrics."""
-    return DATASETS.get(content)

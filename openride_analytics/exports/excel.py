@@ -1,7 +1,8 @@
 """Workbooks: a first sheet that says what this is, one or more for each table, and a last one with the definitions.
 
-Rows leave memory as they are written (`constant_memory`), so a workbook takes no more of it than a part of the lines. Excel knows neither time zones nor more than 15 digits: times are local ones of the zone that the first sheet
-names, and amounts are numbers.
+Rows leave memory as they are written (`constant_memory`), so a workbook takes no more of it than a part
+of the lines. Excel knows neither time zones nor more than 15 digits: times are local ones of the zone that the first
+sheet names, and amounts are numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -212,7 +213,11 @@ def _escaped(text: pl.Expr) -> pl.Expr:
 
 _ESCAPES: Final = {
     **{chr(code): f"_x{code:04X}_" for code in range(32) if chr(code) not in "\t\n"},
-    **{"&": "&amp;", "<": "&lt;", ">": "&gt;", "\ufffe": "\ufffd", "\uffff": "\ufffd"},
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    "\ufffe": "\ufffd",
+    "\uffff": "\ufffd",
 }
 
 

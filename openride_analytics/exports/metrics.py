@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Final, get_args, get_type_hints
 
 from msgspec import Struct
@@ -92,26 +93,22 @@ class _Whole:
 def _columns(
     field: Described, items: list[Any], default_currency: str
 ) -> Iterator[tuple[Column, Callable[[Any], Any]]]:
+    """The columns of a field, each with what takes its value out of a bucket."""
     name, description = ".".join(field.path), field.meta.description or ""
-    if field.type == _MONEY:
-        known = {currency for item in items for currency in _value(item, field.path)}
-        for currency in sorted(known) or [default_currency]:
-            yield (
-                Column(f"{name}.{currency}", "amount", f"{description} In {currency}."),
-                lambda item, currency=currency: _amount(_value(item, field.path).get(currency)),
-            )
-    else:
-        yield Column(name, _kind(field), description), lambda item: _value(item, field.path)
+    if field.type != _MONEY:
+        yield Column(name, _kind(field), description), attrgetter(name)
+        return
+    known = {currency for item in items for currency in attrgetter(name)(item)}
+    for currency in sorted(known) or [default_currency]:
+        yield Column(f"{name}.{currency}", "amount", f"{description} In {currency}."), _amount(name, currency)
 
 
-def _value(item: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        item = getattr(item, name)
-    return item
+def _amount(name: str, currency: str) -> Callable[[Any], Decimal | None]:
+    def amount(item: Any) -> Decimal | None:
+        text: str | None = attrgetter(name)(item).get(currency)
+        return None if text is None else Decimal(text)
 
-
-def _amount(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
+    return amount
 
 
 def _kind(field: Described) -> Kind:

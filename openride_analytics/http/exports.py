@@ -54,8 +54,8 @@ _SUMMARIES: Final[dict[Format, str]] = {
 _FORMS: Final[dict[Format, str]] = {
     "csv": "UTF-8, lines end with CRLF, times are RFC 3339 in UTC, decimals are exact, unknown values are empty. Text that a "
     "spreadsheet would take for a formula gets a `'` in front, unless `raw=true`.",
-    "excel": "Typed cells, local times of `timezone`, charts of metrics, a first sheet that says what this is, a last one with the "
-    "definitions. More rows than Excel has go on on a further sheet.",
+    "excel": "Typed cells, local times of `timezone`, charts of metrics, a first sheet that says what this is, a last one "
+    "with the definitions. More rows than Excel has go on on a further sheet.",
     "parquet": "Times are instants in UTC, amounts decimals, unknown values null.",
 }
 
@@ -63,7 +63,7 @@ _FORMS: Final[dict[Format, str]] = {
 def handlers() -> list[HTTPRouteHandler]:
     """The route handlers of all formats."""
     places = asyncio.Semaphore(_AT_ONCE)
-    return [_handler(format, places) for format in exports.ENDINGS]
+    return [_handler(one, places) for one in exports.ENDINGS]
 
 
 def _handler(format: Format, places: asyncio.Semaphore) -> HTTPRouteHandler:
@@ -269,8 +269,8 @@ def _columns_text() -> str:
         )
     described = "; ".join(f"`{name}`" for name in METRICS)
     parts.append(
-        f"{described}: one row a bucket, with the fields of `series` of the endpoint as columns (`cancelled_by.RIDER`, amounts by "
-        "currency as `revenue.NGN`); with `granularity=none` one row, the whole period. They take the endpoint's filters."
+        f"{described}: one row a bucket, the fields of the endpoint's `series` as columns (`cancelled_by.RIDER`, amounts "
+        "by currency as `revenue.NGN`); with `granularity=none` one row, the whole period. They take the endpoint's filters."
     )
     return "\n\n".join(parts)
 

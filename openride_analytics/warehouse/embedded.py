@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,14 +111,14 @@ class EmbeddedWarehouse:
                 self._streams.release()
 
     async def _killed(self, mark: str, ending: asyncio.Future[None]) -> None:
+        kill = f"KILL QUERY WHERE startsWith(query, '/* {mark} */') ASYNC"
         done, _ = await asyncio.wait([ending], timeout=0.05)
         while not done:
-            kill = f"KILL QUERY WHERE startsWith(query, '/* {mark} */') ASYNC"
             with contextlib.suppress(WarehouseError):
                 await self._in_thread(lambda session: session.query(kill), self._query_timeout)
             done, _ = await asyncio.wait([ending], timeout=1)
 
-    def _read(self, sql: str, bound: dict[str, str], timeout_seconds: float) -> Iterator[Block]:
+    def _read(self, sql: str, bound: dict[str, str], timeout_seconds: float) -> Generator[Block]:
         """The blocks of a query, in a session of its own; closing it stops the query. For one thread."""
         session = self._new()
         try:

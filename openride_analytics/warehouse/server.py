@@ -8,7 +8,7 @@ protocol connection, reads each insert's answer to its end, and throws a connect
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -60,12 +60,12 @@ class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ig
             if packet.type == ServerPacket.END_OF_STREAM:
                 return inserted
 
-    async def blocks(self, query: str) -> AsyncIterator[Block]:
+    async def blocks(self, query: str) -> AsyncGenerator[Block]:
         """The blocks of a SELECT as they come: what asynch itself offers takes them apart into rows."""
-        async with ExecuteContext(self, query, self.settings):  # type: ignore[no-untyped-call]
+        async with ExecuteContext(self, query, self.settings):  # type: ignore[attr-defined]
             await self.send_query(query)  # type: ignore[no-untyped-call]
             await self.send_external_tables(None)  # type: ignore[no-untyped-call]
-            async for packet in self.packet_generator():  # type: ignore[no-untyped-call]
+            async for packet in self.packet_generator():  # type: ignore[attr-defined, no-untyped-call]
                 if packet.block.num_rows:
                     yield packet.block.get_columns()
 
