@@ -159,7 +159,10 @@ class Seen:
     def over_time(self, title: str, fields: dict[str, str], unit: str) -> Chart | None:
         """A chart of fields of the series, by their labels."""
         series = self.answer.series
-        lines = [charts.Line(label, [getattr(b, name) for b in series]) for name, label in fields.items()]
+        lines = [
+            charts.Line(label, self._begun([getattr(b, name) for b in series]))
+            for name, label in fields.items()
+        ]
         return charts.over_time(title, self.question.period, [b.partial for b in series], lines, unit=unit)
 
     def money_over_time(self, title: str, field: str) -> list[Chart | None]:
@@ -170,11 +173,22 @@ class Seen:
                 title if len(self.currencies(field)) == 1 else f"{title}, {currency}",
                 self.question.period,
                 [b.partial for b in series],
-                [charts.Line(title, [float(getattr(b, field).get(currency, 0)) for b in series])],
+                [
+                    charts.Line(
+                        title, self._begun([float(getattr(b, field).get(currency, 0)) for b in series])
+                    )
+                ],
                 unit="money",
                 currency=currency,
             )
             for currency in self.currencies(field)[: MOST_CURRENCIES if self.detailed else 1]
+        ]
+
+    def _begun(self, values: list[float | None]) -> list[float | None]:
+        """Of a bucket that has not begun there is nothing to draw, which is not 0."""
+        starts = self.question.period.buckets
+        return [
+            value if start <= self.question.now else None for value, start in zip(values, starts, strict=True)
         ]
 
     def currencies(self, field: str) -> list[str]:
@@ -258,7 +272,8 @@ class Seen:
             for currency in self.currencies(name) if units[name] == "money by currency" else [None]:
                 columns.append(Column(_label(name) + (f", {currency}" if currency else ""), right=True))
                 cells.append(_cell(name, units[name], currency))
-        shown = list(zip(series, period.buckets, strict=True))[:_MOST_BUCKETS]
+        begun = [pair for pair in zip(series, period.buckets, strict=True) if pair[1] <= self.question.now]
+        shown = begun[:_MOST_BUCKETS]
         rows = [
             (
                 wording.bucket(start, period) + (" (not over yet)" if item.partial else ""),
@@ -267,8 +282,8 @@ class Seen:
             for item, start in shown
         ]
         note = ""
-        if len(series) > len(shown):
-            note = f"The first {len(shown)} of {len(series)} {period.granularity}s; the Excel and CSV formats have them all."
+        if len(begun) > len(shown):
+            note = f"The first {len(shown)} of {len(begun)} {period.granularity}s; the Excel and CSV formats have them all."
         return Table(title=f"By {period.granularity}", columns=tuple(columns), rows=tuple(rows), note=note)
 
 
