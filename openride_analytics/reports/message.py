@@ -33,7 +33,7 @@ class _WholeUrls(EmailPolicy):
         return super().fold_binary(name, value)
 
 
-_POLICY: Final = _WholeUrls(linesep="\r\n")
+POLICY: Final = _WholeUrls(linesep="\r\n")
 
 
 def compose(
@@ -55,7 +55,7 @@ def compose(
     """
     if not attach and download_link is None:
         raise ValueError("A report that is not attached needs a link.")
-    message = EmailMessage(policy=_POLICY)
+    message = EmailMessage(policy=POLICY)
     message["From"] = _address(sender)
     message["To"] = _address(recipient)
     message["Subject"] = _line(f"{order.name}: {report.period_text}")

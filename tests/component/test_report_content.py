@@ -346,6 +346,7 @@ def _composed(report: Report, order: Order, **options: Any) -> EmailMessage:
     raw = composed.as_bytes()
     assert all(len(line) <= 998 for line in raw.split(b"\r\n"))
     assert b"\n" not in raw.replace(b"\r\n", b"")
+    assert f"\r\nList-Unsubscribe: <{UNSUBSCRIBE}>\r\n".encode() in raw
     parsed = message_from_bytes(raw, policy=SMTP)
     assert isinstance(parsed, EmailMessage)
     return parsed

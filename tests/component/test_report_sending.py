@@ -5,7 +5,6 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from email.message import EmailMessage
-from email.policy import SMTP as SMTP_POLICY
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from openride_analytics.config import Smtp
 from openride_analytics.reports import sending
+from openride_analytics.reports.message import POLICY
 from openride_analytics.reports.sending import (
     DELIVERY_HEADER,
     SIGNATURE_HEADER,
@@ -29,6 +29,7 @@ from openride_analytics.reports.sending import (
 )
 from tests.servers.process import HOST, free_port
 
+UNSUBSCRIBE = "https://example.com/unsubscribe/" + "t" * 120
 BODY = b'{"type": "report.ready"}'
 
 
@@ -94,7 +95,8 @@ def tls(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def _message() -> EmailMessage:
-    message = EmailMessage(policy=SMTP_POLICY)
+    message = EmailMessage(policy=POLICY)
+    message["List-Unsubscribe"] = f"<{UNSUBSCRIBE}>"
     message["From"] = "Reports <reports@example.com>"
     message["To"] = "boss@example.com"
     message["Subject"] = "Figures"
@@ -115,6 +117,7 @@ async def test_a_mail_arrives_as_it_was_composed() -> None:
     assert envelope.rcpt_tos == ["boss@example.com"]
     assert isinstance(envelope.content, bytes)
     assert envelope.content.rstrip() == _message().as_bytes().rstrip()
+    assert f"List-Unsubscribe: <{UNSUBSCRIBE}>\r\n".encode() in envelope.content
 
 
 async def test_a_mail_goes_by_starttls_with_a_login(tls: ssl.SSLContext, ca_file: Path) -> None:
