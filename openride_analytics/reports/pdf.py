@@ -12,7 +12,7 @@ from openride_analytics.reports.document import Document
 
 FONTS: Final = Path(__file__).with_name("fonts")
 _TEMPLATE: Final = Path(__file__).with_name("report.typ")
-_LONGEST_FOOTER: Final = 36
+_LONGEST_FOOTER: Final = 60
 _LONG_WORD: Final = re.compile(r"[^\s\u200b]{29,}")
 _PIECE: Final = re.compile(r".{24}(?=.)")
 
@@ -47,7 +47,7 @@ def _content(document: Document, charts: dict[int, Path]) -> dict[str, Any]:
         "title": document.title,
         "period": document.period,
         "facts": document.facts,
-        "footer": f"{_short(document.title)} · {document.period} · {document.made}",
+        "footer": f"{_short(document.title)} · {document.period}",
         "notes": document.notes,
         "headline": document.headline,
         "pictures": drawn(document.pictures if document.headline else ()),
