@@ -67,7 +67,7 @@ def file_name(contents: Sequence[str], question: Question, format: Format) -> st
 async def csv_lines(
     warehouse: Warehouse, content: str, question: Question, *, raw: bool = False, limits: Exports
 ) -> AsyncIterator[tuple[tuple[Column, ...], Lines]]:
-    """The columns and lines of one content. Raises `TooManyRows` at once; `ExportBroken` and what `Warehouse` raises later, too."""
+    """Columns and lines of one content. Raises `TooManyRows` at once; `ExportBroken` and what `Warehouse` raises later, too."""
     if dataset := DATASETS.get(content):
         async with csv.lines(
             warehouse,

@@ -63,11 +63,15 @@ class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ig
     async def blocks(self, query: str) -> AsyncGenerator[Block]:
         """The blocks of a SELECT as they come: what asynch itself offers takes them apart into rows."""
         async with ExecuteContext(self, query, self.settings):  # type: ignore[attr-defined]
+            # Python 3.11's wait_for, which asynch reads through, loses a cancellation that comes together with data; the
+            # time limit of the whole stands around all of this.
+            seconds, self.reader.timeout = self.reader.timeout, None  # type: ignore[attr-defined]
             await self.send_query(query)  # type: ignore[no-untyped-call]
             await self.send_external_tables(None)  # type: ignore[no-untyped-call]
             async for packet in self.packet_generator():  # type: ignore[attr-defined, no-untyped-call]
                 if packet.block.num_rows:
                     yield packet.block.get_columns()
+            self.reader.timeout = seconds  # type: ignore[attr-defined]
 
 
 class _Left(WarehouseError):
