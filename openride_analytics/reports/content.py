@@ -288,6 +288,7 @@ def _document(order: Order, seen: list[Seen]) -> Document:
             "Data up to",
             wording.moment(datetime.fromisoformat(through), zone) if through else "nothing stored yet",
         ),
+        ("Made", wording.moment(order.now, zone)),
     ]
     notes = []
     if order.period.start <= order.now < order.period.end:
@@ -313,7 +314,6 @@ def _document(order: Order, seen: list[Seen]) -> Document:
         title=order.name.strip(),
         period=wording.span(order.period),
         facts=tuple(facts),
-        made=f"Made {wording.moment(order.now, zone)} ({zone.key})",
         notes=tuple(notes),
         headline=tuple(n for one in seen for n in one.key_numbers(headline=True) if not one.is_empty)
         if several
