@@ -189,6 +189,16 @@ class Analytics(_Section, frozen=True):
     on_time_minutes: Annotated[int, Meta(ge=0)] = 10
 
 
+class Exports(_Section, frozen=True):
+    """The most rows of an export; more are refused before the first byte."""
+
+    max_rows: PositiveCount = 20_000_000
+    # A workbook is made as a whole before it is sent, and nobody reads so much of one.
+    max_excel_rows: PositiveCount = 1_500_000
+    # From the question to the last row; a client that reads slowly has this long, too.
+    timeout_seconds: Positive = 600.0
+
+
 class Retention(_Section, frozen=True):
     """Days that events stay: on fast disks, and altogether. 0 = for ever."""
 
@@ -256,6 +266,7 @@ class Config(_Section, frozen=True):
     ingest: Ingest = field(default_factory=Ingest)
     cache: Cache = field(default_factory=Cache)
     analytics: Analytics = field(default_factory=Analytics)
+    exports: Exports = field(default_factory=Exports)
     retention: Retention = field(default_factory=Retention)
     reports: Reports = field(default_factory=Reports)
     smtp: Smtp = field(default_factory=Smtp)

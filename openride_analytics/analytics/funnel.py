@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import measure
-from openride_analytics.metrics.question import rate, statement
+from openride_analytics.metrics.question import Filters, rate, statement
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
 
@@ -142,8 +142,7 @@ class FunnelAnswer(AnalyticsHead, kw_only=True):
 # beginnings. The earliest candidate that may follow leaves the most for the steps to come, so each attempt needs one look
 # only. All look at once: each puts an even number where its candidates begin among the candidates, sorted, and the next odd
 # one is its own. Looking for each alone would take 4 GB and 20 s for one user with 10,000 bookings.
-_SQL: Final = """
-WITH
+_REACHED: Final = """
     people AS
     (
         SELECT
@@ -172,7 +171,10 @@ WITH
             attempts_1[1] AS best_1
         FROM people
         WHERE notEmpty(attempts_1)
-    ){further}
+    ){further}"""
+
+_SQL: Final = """
+WITH {ctes}
 SELECT
     {place},
     step,
@@ -253,7 +255,28 @@ async def ask(warehouse: Warehouse, question: Question) -> FunnelAnswer:
 
 
 def _sql(question: Question) -> str:
-    steps = list(question.steps)
+    ctes, last = reached(question.steps, question.filters)
+    homes = _HOMES.replace("{home}", question.breakdown) if question.breakdown else ""
+    return statement(
+        _SQL,
+        ctes=ctes,
+        reached=last,
+        place="ifNull(homes.home, '') AS place,\n    grouping(place) AS is_whole"
+        if homes
+        else "1 AS is_whole",
+        homes=homes,
+        keys="GROUPING SETS ((step), (step, place))" if homes else "step",
+        last=str(len(question.steps)),
+    )
+
+
+def reached(steps: Sequence[str], filters: Filters) -> tuple[str, str]:
+    """The statements that follow each user (what stands behind WITH), and the name of the last one.
+
+    It has a row for each `person` who entered, with `best_n` (n: number of steps) as the moments of the steps of the
+    attempt that got furthest: `bitShiftRight(moment, 65)` are Unix milliseconds. Binds `steps`, `window_ms`, the period and
+    the filters.
+    """
     first_alike = [steps.index(step) + 1 for step in steps]
     moments = [_MOMENTS.replace("{n}", str(n)) for n in sorted(set(first_alike))]
     further = ""
@@ -272,21 +295,14 @@ def _sql(question: Question) -> str:
         for name, number in numbers.items():
             text = text.replace(name, number)
         further += text
-    homes = _HOMES.replace("{home}", question.breakdown) if question.breakdown else ""
-    return statement(
-        _SQL,
+    ctes = statement(
+        _REACHED,
         moments=",\n            ".join(moments),
         doer=_doer(steps),
         further=further,
-        reached=f"step_{len(steps)}",
-        place="ifNull(homes.home, '') AS place,\n    grouping(place) AS is_whole"
-        if homes
-        else "1 AS is_whole",
-        homes=homes,
-        keys="GROUPING SETS ((step), (step, place))" if homes else "step",
-        last=str(len(steps)),
-        kept=users_kept(question.filters, "person"),
+        kept=users_kept(filters, "person"),
     )
+    return ctes, f"step_{len(steps)}"
 
 
 def _doer(steps: Sequence[str]) -> str:

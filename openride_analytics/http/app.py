@@ -14,7 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
-from openride_analytics.http import analytics, health, metrics, problems, reports
+from openride_analytics.http import analytics, exports, health, metrics, problems, reports
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
@@ -78,6 +78,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
         route_handlers=[
             *metrics.handlers(),
             *analytics.handlers(),
+            *exports.handlers(),
             post_events,
             ingest_status,
             list_dead_letters,

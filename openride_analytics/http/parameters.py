@@ -16,6 +16,7 @@ from litestar.openapi.spec import Parameter as OpenAPIParameter
 from openride_analytics.analytics import cohort, funnel, geographic, retention
 from openride_analytics.analytics.question import AnalyticsQuestion
 from openride_analytics.config import Analytics, time_zones
+from openride_analytics.exports import CONTENTS
 from openride_analytics.http.problems import BadRequest, FieldProblem
 from openride_analytics.metrics.drivers import SORTS
 from openride_analytics.metrics.question import Filters, Question
@@ -46,6 +47,7 @@ class QueryParameter:
     pattern: str = ""
     whole_number_up_to: int | None = None
     whole_number_from: int = 1
+    required: bool = False
     several: tuple[int, int] | None = None
     """How many values at least and at most, with commas between them."""
 
@@ -79,7 +81,7 @@ class QueryParameter:
             name=self.name,
             param_in="query",
             description=self.description,
-            required=False,
+            required=self.required,
             schema=self.schema,
         )
 
@@ -91,6 +93,7 @@ _DAY_OR_INSTANT = (
 PARAMETERS: Final = {
     parameter.name: parameter
     for parameter in (
+        QueryParameter("dataset", "What is exported.", "bookings", CONTENTS, required=True),
         QueryParameter(
             "start_date",
             f"Begin of the period: {_DAY_OR_INSTANT}. Default: {DEFAULT_DAYS} days before the end's day.",
@@ -154,6 +157,13 @@ PARAMETERS: Final = {
             funnel.DEFAULT_WINDOW_HOURS,
             whole_number_up_to=funnel.LONGEST_WINDOW_HOURS,
         ),
+        QueryParameter(
+            "step",
+            "Only users who went no further than this step, by its number from 1; the last step is none. "
+            "Default: whichever they stopped at.",
+            1,
+            whole_number_up_to=funnel.MOST_STEPS - 1,
+        ),
         QueryParameter("breakdown", "Adds the funnel by place of registration.", "state", funnel.BREAKDOWNS),
         QueryParameter("unit", "Size of the cohorts and of the cells. Default: `week`.", "week", UNITS),
         QueryParameter(
@@ -206,6 +216,18 @@ PARAMETERS: Final = {
             "`geojson` (RFC 7946), only with `level=h3`. Default: `json`.",
             "json",
             ("json", "geojson"),
+        ),
+        QueryParameter(
+            "bom",
+            "`true` begins the file with a byte order mark, by which older spreadsheets know UTF-8.",
+            "true",
+            ("true", "false"),
+        ),
+        QueryParameter(
+            "raw",
+            "`true` leaves text as it is, also where a spreadsheet would take it for a formula.",
+            "true",
+            ("true", "false"),
         ),
     )
 }

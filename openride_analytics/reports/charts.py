@@ -244,10 +244,10 @@ def _time_axis(period: Period, starts: list[datetime]) -> dict[str, Any]:
                 ticks = [wall for wall in walls if wall.hour % step == 0 and wall.minute == 0] or walls[:1]
                 labels = "utchours(datum.value) == 0 ? " + labels + " : utcFormat(datum.value, '%H:%M')"
         case "month":
-            ticks = _thinned(walls)
+            ticks = _thinned(walls, 5)
             labels = "utcFormat(datum.value, '%b %Y')"
         case "day" if len(walls) > _MOST_BARS:
-            ticks = _thinned([wall for wall in walls if wall.day == 1] or walls[:1])
+            ticks = _thinned([wall for wall in walls if wall.day == 1] or walls[:1], 5)
             labels = f"utcFormat(datum.value, '{'%b %Y' if crosses_years else '%-d %b'}')"
         case "day" if len(walls) > 2 * _MOST_TICKS:
             ticks = walls[::-1][:: 7 * math.ceil(len(walls) / 7 / _MOST_TICKS)]
@@ -273,8 +273,8 @@ def _time_axis(period: Period, starts: list[datetime]) -> dict[str, Any]:
     }
 
 
-def _thinned(walls: list[datetime]) -> list[datetime]:
-    return walls[:: max(1, math.ceil(len(walls) / _MOST_TICKS))]
+def _thinned(walls: list[datetime], most: int = _MOST_TICKS) -> list[datetime]:
+    return walls[:: max(1, math.ceil(len(walls) / most))]
 
 
 def _value_axis(unit: str, currency: str | None, values: Sequence[float | None]) -> dict[str, Any]:

@@ -8,16 +8,20 @@ import asyncio
 import re
 import sys
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from openride_analytics.metrics.question import Filters, Question
+from openride_analytics import exports
+from openride_analytics.config import Exports
+from openride_analytics.exports.question import ExportBroken, Question, TooManyRows
+from openride_analytics.metrics.question import Filters
 from openride_analytics.period import Granularity, Period
-from openride_analytics.reports import wording
+from openride_analytics.reports import tables, wording
 from openride_analytics.reports.document import Chart, Document, KeyNumber
 from openride_analytics.reports.sections import Seen, Subject
 from openride_analytics.reports.subjects import SUBJECTS
@@ -27,13 +31,20 @@ Format = Literal["excel", "csv", "pdf", "html"]
 FORMATS: Final = get_args(Format)
 OVERVIEW: Final = "overview"
 METRICS: Final = tuple(f"metrics.{subject.name}" for subject in SUBJECTS)
-DATASETS: Final = ("users", "routes", "bookings", "payments", "trips", "driver_earnings")
+DATASETS: Final = tuple(name for name in exports.CONTENTS if name not in METRICS)
 CONTENTS: Final = (OVERVIEW, *METRICS, *DATASETS)
 
 
-MEDIA_TYPES: Final = {"pdf": "application/pdf", "html": "text/html"}
+MEDIA_TYPES: Final = {
+    "pdf": "application/pdf",
+    "html": "text/html",
+    "xlsx": exports.MEDIA_TYPES["excel"],
+    "csv": "text/csv",
+    "zip": "application/zip",
+}
 LONGEST_NAME: Final = 200
 
+_PAGED: Final = ("pdf", "html")
 _RENDER_SECONDS: Final = 120.0
 _MOST_PICTURES: Final = 2
 _PICTURE_SCALE: Final = 2
@@ -68,6 +79,7 @@ class Order:
     now: datetime
     currency: str = "NGN"
     on_time_minutes: int = 10
+    limits: Exports = field(default_factory=Exports)
 
 
 @dataclass(frozen=True)
@@ -111,15 +123,19 @@ def check(order: Order) -> None:
     for name in order.contents:
         if name not in CONTENTS:
             raise BadOrder("contents", f"There is no {name!r}; there are {', '.join(CONTENTS)}.")
-        if name in DATASETS and order.format in MEDIA_TYPES:
+        if name in DATASETS and order.format in _PAGED:
             raise BadOrder("contents", f"The dataset {name!r} comes as excel or csv only.")
     given = order.filters.given
-    for subject in SUBJECTS:
-        foreign = sorted(given.keys() - subject.filters)
-        if f"metrics.{subject.name}" in order.contents and foreign:
-            raise BadOrder("filters", f"metrics.{subject.name} has no filter {', '.join(foreign)}.")
+    for name in order.contents:
+        foreign = sorted(given.keys() - exports.filters_of(name)) if name != OVERVIEW else []
+        if foreign:
+            raise BadOrder("filters", f"{name} has no filter {', '.join(foreign)}.")
     if OVERVIEW in order.contents and not any(given.keys() <= subject.filters for subject in SUBJECTS):
         raise BadOrder("filters", "Nothing in the overview has all of these filters.")
+
+
+Ask = Callable[[Subject, Question], Awaitable[Any]]
+"""Where the answer of a metrics endpoint comes from."""
 
 
 async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
@@ -128,12 +144,31 @@ async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
     Raises `BadOrder`, `RenderingFailed`, and what `Warehouse.query` raises. Bounded in time; when cancelled, it ends what
     it has started. It takes some 200 MB in a process of its own while it renders: callers bound how many run at a time.
     """
+
+    async def ask(subject: Subject, question: Question) -> Any:
+        return await subject.ask(warehouse, question)
+
+    return await _made(ask, warehouse, order, folder)
+
+
+async def make_pages(ask: Ask, order: Order, folder: Path) -> Report:
+    """The same for pdf and html, from answers of a service that runs elsewhere. Raises what `ask` does, too."""
+    return await _made(ask, None, order, folder)
+
+
+async def _made(ask: Ask, warehouse: Warehouse | None, order: Order, folder: Path) -> Report:
     check(order)
-    seen = await _answers(warehouse, order)
+    seen = await _answers(ask, order)
     document = _document(order, seen)
-    path = folder / f"{_slug(order)}.{order.format}"
-    work = {"document": document, "format": order.format, "path": str(path)}
-    await _render(msgspec.json.encode(work))
+    path = folder / f"{_slug(order)}.{_ending(order)}"
+    paged = order.format in _PAGED
+    if paged or document.pictures:
+        work = {"document": document, "format": order.format if paged else None, "path": str(path)}
+        await _render(msgspec.json.encode(work))
+    if paged or warehouse is None:
+        rows, of_datasets = sum(len(t.rows) for section in document.sections for t in section.tables), 0
+    else:
+        rows, of_datasets = await _write_tables(warehouse, order, seen, path)
     charts = []
     for number, chart in enumerate(document.pictures):
         file = folder / f"picture-{number}.png"
@@ -142,20 +177,76 @@ async def make(warehouse: Warehouse, order: Order, folder: Path) -> Report:
     return Report(
         path=path,
         file_name=path.name,
-        media_type=MEDIA_TYPES[order.format],
-        rows=sum(len(table.rows) for section in document.sections for table in section.tables),
+        media_type=MEDIA_TYPES[_ending(order)],
+        rows=rows,
         bytes=path.stat().st_size,
-        empty=all(one.is_empty for one in seen),
+        empty=not of_datasets and all(one.is_empty for one in seen),
         period_text=f"{document.period}, {order.period.timezone.key}",
         compared_with=_compared_with(order, seen),
-        key_numbers=document.headline or document.sections[0].key_numbers,
+        key_numbers=(
+            document.headline
+            or tuple(number for section in document.sections for number in section.key_numbers)
+            or (KeyNumber(label="Rows", value=wording.count(of_datasets)),)
+        ),
         charts=tuple(charts),
     )
 
 
-async def _answers(warehouse: Warehouse, order: Order) -> list[Seen]:
+async def _answers(ask: Ask, order: Order) -> list[Seen]:
     """The endpoints' answers, one after the other: a report has time."""
-    question = Question(
+    question = _question(order)
+    return [
+        Seen(
+            subject,
+            await ask(subject, question),
+            question,
+            detailed=f"metrics.{subject.name}" in order.contents,
+        )
+        for subject in SUBJECTS
+        if f"metrics.{subject.name}" in order.contents or _in_overview(subject, order)
+    ]
+
+
+async def _write_tables(warehouse: Warehouse, order: Order, seen: list[Seen], path: Path) -> tuple[int, int]:
+    """How many rows were written, and how many of them are of datasets."""
+    question = replace(_question(order), compare=False)  # the comparison is in the summary
+    contents = [name for name in order.contents if name != OVERVIEW]
+    numbers = [number for one in seen for number in one.numbers()]
+    metrics = {f"metrics.{one.subject.name}": len(one.answer.series) or 1 for one in seen}
+    try:
+        if order.format == "excel":
+            contents += [name for name in metrics if name not in contents]
+            written = await tables.write_workbook(
+                warehouse,
+                order.name,
+                contents,
+                question,
+                path,
+                numbers=numbers,
+                compared_with=_compared_with(order, seen),
+                limits=order.limits,
+            )
+            summary = 0
+        else:
+            summary = len(numbers) if OVERVIEW in order.contents else 0
+            written = await tables.write_csv(
+                warehouse,
+                contents,
+                question,
+                path,
+                numbers=numbers if OVERVIEW in order.contents else None,
+                limits=order.limits,
+            )
+    except TooManyRows as error:
+        raise BadOrder("contents", str(error)) from None
+    except ExportBroken as error:
+        raise RenderingFailed(str(error)) from error
+    measured = sum(rows for name, rows in metrics.items() if name in contents)
+    return written.rows, written.rows - measured - summary
+
+
+def _question(order: Order) -> Question:
+    return Question(
         period=order.period if order.period.granularity != "none" else _bucketed(order.period),
         now=order.now,
         compare=True,
@@ -163,16 +254,12 @@ async def _answers(warehouse: Warehouse, order: Order) -> list[Seen]:
         default_currency=order.currency,
         on_time_minutes=order.on_time_minutes,
     )
-    return [
-        Seen(
-            subject,
-            await subject.ask(warehouse, question),
-            question,
-            detailed=f"metrics.{subject.name}" in order.contents,
-        )
-        for subject in SUBJECTS
-        if f"metrics.{subject.name}" in order.contents or _in_overview(subject, order)
-    ]
+
+
+def _ending(order: Order) -> str:
+    if order.format == "excel":
+        return "xlsx"
+    return "zip" if order.format == "csv" and len(order.contents) > 1 else order.format
 
 
 def _in_overview(subject: Subject, order: Order) -> bool:
@@ -192,12 +279,16 @@ def _document(order: Order, seen: list[Seen]) -> Document:
     zone = order.period.timezone
     sections = tuple(one.section() for one in seen)
     compared_with = _compared_with(order, seen)
-    through = seen[0].answer.data_through
+    through = seen[0].answer.data_through if seen else None
     facts = [
         ("Time zone", wording.zone(zone, order.period.start)),
         *([("Compared with", compared_with)] if compared_with else []),
         *((name.replace("_", " ").capitalize(), value) for name, value in order.filters.given.items()),
-        ("Data up to", wording.moment(datetime.fromisoformat(through), zone) if through else "no data yet"),
+        (
+            "Data up to",
+            wording.moment(datetime.fromisoformat(through), zone) if through else "nothing stored yet",
+        ),
+        ("Made", wording.moment(order.now, zone)),
     ]
     notes = []
     if order.period.start <= order.now < order.period.end:
@@ -207,7 +298,7 @@ def _document(order: Order, seen: list[Seen]) -> Document:
     ]
     if left_out:
         notes.append(f"Left out, because a filter does not apply to them: {', '.join(left_out)}.")
-    if all(one.is_empty for one in seen):
+    if seen and all(one.is_empty for one in seen):
         notes.append("Nothing happened in this period.")
     several = len(seen) > 1
     pictures = [chart for section in sections for chart in section.charts[: 1 if several else _MOST_PICTURES]]
@@ -223,7 +314,6 @@ def _document(order: Order, seen: list[Seen]) -> Document:
         title=order.name.strip(),
         period=wording.span(order.period),
         facts=tuple(facts),
-        made=f"Made {wording.moment(order.now, zone)} ({zone.key})",
         notes=tuple(notes),
         headline=tuple(n for one in seen for n in one.key_numbers(headline=True) if not one.is_empty)
         if several

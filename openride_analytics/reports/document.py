@@ -75,7 +75,6 @@ class Document(Struct, frozen=True, kw_only=True):
     title: str
     period: str
     facts: tuple[tuple[str, str], ...]
-    made: str
     notes: tuple[str, ...]
     headline: tuple[KeyNumber, ...]
     pictures: tuple[Chart, ...]

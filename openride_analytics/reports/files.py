@@ -29,7 +29,7 @@ class FilesUnavailable(Exception):
 class ReportFiles:
     """Files by their key (`2026/11/<id>/name.pdf`). Each is there as a whole or not at all.
 
-    Every call is bounded in time and may be cancelled. Raises `FilesUnavailable`.
+    Every call is bounded in time and may be cancelled. Raises `FilesUnavailable`, and `ValueError` for a key with `..` in it.
     """
 
     def __init__(self, store: ObjectStore) -> None:

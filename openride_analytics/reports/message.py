@@ -3,7 +3,7 @@
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import EmailPolicy
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime, getaddresses
 from html import escape
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ class _WholeUrls(EmailPolicy):
         return super().fold_binary(name, value)
 
 
-_POLICY: Final = _WholeUrls(linesep="\r\n")
+POLICY: Final = _WholeUrls(linesep="\r\n")
 
 
 def compose(
@@ -55,7 +55,7 @@ def compose(
     """
     if not attach and download_link is None:
         raise ValueError("A report that is not attached needs a link.")
-    message = EmailMessage(policy=_POLICY)
+    message = EmailMessage(policy=POLICY)
     message["From"] = _address(sender)
     message["To"] = _address(recipient)
     message["Subject"] = _line(f"{order.name}: {report.period_text}")
@@ -116,7 +116,8 @@ def webhook_body(report: Report, order: Order, *, report_id: str, download_link:
 
 def _address(text: str) -> Address:
     """Of `Name <local@domain>` or `local@domain`. Raises `ValueError`."""
-    name, spec = parseaddr(text)
+    found = getaddresses([text])
+    name, spec = found[0] if len(found) == 1 else ("", "")
     if not spec.isascii() or not text.isprintable() or spec.count("@") != 1:
         raise ValueError("not an e-mail address")
     try:

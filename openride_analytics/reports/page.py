@@ -44,7 +44,6 @@ def write(document: Document, charts: dict[int, Path], path: Path) -> None:
 {glance}
 {sections}
 {_definitions(document.definitions)}
-<footer>{escape(document.made)}</footer>
 </main>
 </body>
 </html>

@@ -12,6 +12,7 @@ from openride_analytics.reports.document import Document
 
 FONTS: Final = Path(__file__).with_name("fonts")
 _TEMPLATE: Final = Path(__file__).with_name("report.typ")
+_LONGEST_FOOTER: Final = 60
 _LONG_WORD: Final = re.compile(r"[^\s\u200b]{29,}")
 _PIECE: Final = re.compile(r".{24}(?=.)")
 
@@ -46,7 +47,7 @@ def _content(document: Document, charts: dict[int, Path]) -> dict[str, Any]:
         "title": document.title,
         "period": document.period,
         "facts": document.facts,
-        "footer": f"{document.title} · {document.period} · {document.made}",
+        "footer": f"{_short(document.title)} · {document.period}",
         "notes": document.notes,
         "headline": document.headline,
         "pictures": drawn(document.pictures if document.headline else ()),
@@ -57,6 +58,10 @@ def _content(document: Document, charts: dict[int, Path]) -> dict[str, Any]:
     }
     broken: dict[str, Any] = _breakable(msgspec.to_builtins(content))
     return broken
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= _LONGEST_FOOTER else f"{title[: _LONGEST_FOOTER - 1].rstrip()}…"
 
 
 def _breakable(value: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 from openride_analytics import catalogue
 from openride_analytics.catalogue import MetricDefinition
+from openride_analytics.exports.summary import Number
 from openride_analytics.metrics.question import Question
 from openride_analytics.reports import charts, wording
 from openride_analytics.reports.document import Chart, Column, Definition, KeyNumber, Section, Table
@@ -96,7 +97,9 @@ class Seen:
     @property
     def is_empty(self) -> bool:
         """Nothing happened in the period."""
-        return not any(getattr(self.answer.summary, name) for name in self.subject.counts)
+        counts = [getattr(self.answer.summary, name) for name in self.subject.counts]
+        # Routes of which only bookings are known.
+        return not any(counts) and not getattr(self.answer, "popular", None)
 
     def key_numbers(self, *, headline: bool = False) -> tuple[KeyNumber, ...]:
         """All, or those that stand for the whole."""
@@ -123,6 +126,23 @@ class Seen:
             tables=tuple(tables),
         )
 
+    def numbers(self) -> list[Number]:
+        """All numbers as they are, for a sheet or a CSV."""
+        return [
+            Number(
+                section=self.subject.title,
+                name=metric.name,
+                label=_label(metric.name),
+                unit=metric.unit,
+                currency=currency,
+                now=now,
+                before=before,
+            )
+            for metric in catalogue.definitions().metrics
+            if _is_plain(metric, self.subject)
+            for _, now, before, currency in self._values(metric, "")
+        ]
+
     def definitions(self) -> tuple[Definition, ...]:
         """Of the numbers in its main table."""
         return tuple(
@@ -139,7 +159,10 @@ class Seen:
     def over_time(self, title: str, fields: dict[str, str], unit: str) -> Chart | None:
         """A chart of fields of the series, by their labels."""
         series = self.answer.series
-        lines = [charts.Line(label, [getattr(b, name) for b in series]) for name, label in fields.items()]
+        lines = [
+            charts.Line(label, self._begun([getattr(b, name) for b in series]))
+            for name, label in fields.items()
+        ]
         return charts.over_time(title, self.question.period, [b.partial for b in series], lines, unit=unit)
 
     def money_over_time(self, title: str, field: str) -> list[Chart | None]:
@@ -150,11 +173,22 @@ class Seen:
                 title if len(self.currencies(field)) == 1 else f"{title}, {currency}",
                 self.question.period,
                 [b.partial for b in series],
-                [charts.Line(title, [float(getattr(b, field).get(currency, 0)) for b in series])],
+                [
+                    charts.Line(
+                        title, self._begun([float(getattr(b, field).get(currency, 0)) for b in series])
+                    )
+                ],
                 unit="money",
                 currency=currency,
             )
             for currency in self.currencies(field)[: MOST_CURRENCIES if self.detailed else 1]
+        ]
+
+    def _begun(self, values: list[float | None]) -> list[float | None]:
+        """Of a bucket that has not begun there is nothing to draw, which is not 0."""
+        starts = self.question.period.buckets
+        return [
+            value if start <= self.question.now else None for value, start in zip(values, starts, strict=True)
         ]
 
     def currencies(self, field: str) -> list[str]:
@@ -238,7 +272,8 @@ class Seen:
             for currency in self.currencies(name) if units[name] == "money by currency" else [None]:
                 columns.append(Column(_label(name) + (f", {currency}" if currency else ""), right=True))
                 cells.append(_cell(name, units[name], currency))
-        shown = list(zip(series, period.buckets, strict=True))[:_MOST_BUCKETS]
+        begun = [pair for pair in zip(series, period.buckets, strict=True) if pair[1] <= self.question.now]
+        shown = begun[:_MOST_BUCKETS]
         rows = [
             (
                 wording.bucket(start, period) + (" (not over yet)" if item.partial else ""),
@@ -247,8 +282,8 @@ class Seen:
             for item, start in shown
         ]
         note = ""
-        if len(series) > len(shown):
-            note = f"The first {len(shown)} of {len(series)} {period.granularity}s; the Excel and CSV formats have them all."
+        if len(begun) > len(shown):
+            note = f"The first {len(shown)} of {len(begun)} {period.granularity}s; the Excel and CSV formats have them all."
         return Table(title=f"By {period.granularity}", columns=tuple(columns), rows=tuple(rows), note=note)
 
 

@@ -161,7 +161,7 @@ def _drivers_tables(seen: Seen) -> list[Table]:
     if answer.top:
         tables.append(
             Table(
-                title=f"The first {len(answer.top)} by earnings",
+                title="Top drivers by earnings",
                 columns=(
                     Column("Driver"),
                     *(Column(title, right=True) for title in ("Trips", "Distance", "Earnings")),
@@ -202,7 +202,7 @@ def _routes_tables(seen: Seen) -> list[Table]:
     if answer.popular:
         tables.append(
             Table(
-                title=f"The {len(answer.popular)} most booked",
+                title="Most booked routes",
                 columns=(
                     *(Column("Route"), Column("From"), Column("To")),
                     *(Column(title, right=True) for title in ("Bookings", "Confirmed", "Seats")),

@@ -147,7 +147,11 @@ def moment(at: datetime, timezone: ZoneInfo) -> str:
 
 
 def bucket(start: datetime, period: Period) -> str:
-    """The label of a bucket of the period's series."""
+    """The label of a bucket of the period's series; it stays on one line."""
+    return _bucket(start, period).replace(" ", "\u00a0")
+
+
+def _bucket(start: datetime, period: Period) -> str:
     local = start.astimezone(period.timezone)
     month = _MONTHS[local.month - 1][:3]
     match period.granularity:

@@ -5,12 +5,14 @@ and `embedded.EmbeddedWarehouse` (the same engine inside the process). Both spea
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 Parameter = int | float | bool | str | Sequence[int] | Sequence[str]
 Parameters = Mapping[str, Parameter]
 Row = dict[str, Any]
+Block = Sequence[Sequence[Any]]
 Value = str | bytes | int
 
 
@@ -100,6 +102,17 @@ class Warehouse(Protocol):
         Values come as int, float, str, bool, None, lists and dicts of them: queries cast everything else to these
         (decimals and ids to text, times to milliseconds), so that both implementations answer alike.
         Raises `WarehouseUnavailable`, `QueryTooLong`, `StatementRefused`.
+        """
+        ...
+
+    def stream(
+        self, sql: str, parameters: Parameters | None = None, *, timeout_seconds: float
+    ) -> AbstractAsyncContextManager[AsyncIterator[Block]]:
+        """The rows of a SELECT in blocks of its columns, as the engine makes them and the caller takes them.
+
+        Values as from `query`. A few blocks are held at a time, whatever the number of rows. The time limit is that of the
+        whole, the caller's own pauses included. Leaving the context before the end stops the query in the engine. Raises
+        as `query` does, also between two blocks.
         """
         ...
 

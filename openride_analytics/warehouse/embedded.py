@@ -9,8 +9,9 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ import msgspec
 
 from openride_analytics.warehouse import (
     SETTINGS,
+    Block,
     Parameters,
     QueryTooLong,
     Row,
     Value,
+    WarehouseError,
     WarehouseUnavailable,
     failure,
     parameter_text,
@@ -31,6 +34,10 @@ from openride_analytics.warehouse import (
 Session = Any  # chdb.session.Session, which comes without types
 
 _THREADS = 4
+# Each has a thread and a session to itself for as long as it lasts.
+_STREAMS = 4
+_PLACE_TIMEOUT_SECONDS = 10.0
+_BLOCK: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[Any])
 _DATABASE = "openride"
 _CODE = re.compile(r"Code: (\d+)\.")
 
@@ -56,6 +63,7 @@ class EmbeddedWarehouse:
         self._local = threading.local()
         self._sessions: list[Session] = []
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="warehouse")
+        self._streams = asyncio.Semaphore(_STREAMS)
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """See `Warehouse.query`."""
@@ -68,6 +76,58 @@ class EmbeddedWarehouse:
             return [dict(zip(names, row, strict=True)) for row in answer["data"]]
 
         return await self._in_thread(run, self._query_timeout)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, sql: str, parameters: Parameters | None = None, *, timeout_seconds: float
+    ) -> AsyncIterator[AsyncIterator[Block]]:
+        """See `Warehouse.stream`."""
+        bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}
+        mark = f"stream {secrets.token_hex(8)}"
+        thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse-stream")
+        loop = asyncio.get_running_loop()
+        read = self._read(f"/* {mark} */ {sql}", bound, timeout_seconds)
+
+        async def blocks() -> AsyncIterator[Block]:
+            while (block := await loop.run_in_executor(thread, next, read, None)) is not None:
+                yield block
+
+        try:
+            async with asyncio.timeout(_PLACE_TIMEOUT_SECONDS):
+                await self._streams.acquire()
+        except TimeoutError:
+            raise WarehouseUnavailable("all streams are busy") from None
+        try:
+            with self._failures():
+                async with asyncio.timeout(timeout_seconds + 1):
+                    yield blocks()
+        finally:
+            # The thread may be waiting for the engine: only another session can tell that one to stop.
+            ending = loop.run_in_executor(thread, read.close)
+            try:
+                await asyncio.shield(self._killed(mark, ending))
+            finally:
+                thread.shutdown(wait=False)
+                self._streams.release()
+
+    async def _killed(self, mark: str, ending: asyncio.Future[None]) -> None:
+        kill = f"KILL QUERY WHERE startsWith(query, '/* {mark} */') ASYNC"
+        done, _ = await asyncio.wait([ending], timeout=0.05)
+        while not done:
+            with contextlib.suppress(WarehouseError):
+                await self._in_thread(lambda session: session.query(kill), self._query_timeout)
+            done, _ = await asyncio.wait([ending], timeout=1)
+
+    def _read(self, sql: str, bound: dict[str, str], timeout_seconds: float) -> Generator[Block]:
+        """The blocks of a query, in a session of its own; closing it stops the query. For one thread."""
+        session = self._new()
+        try:
+            session.query(f"SET max_execution_time = {timeout_seconds}")
+            with session.send_query(sql, "JSONCompactEachRow", params=bound) as result:
+                while (chunk := result.fetch()) is not None:
+                    yield list(zip(*_BLOCK.decode_lines(chunk.bytes()), strict=True))
+        finally:
+            session.close()
 
     async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
         """See `Warehouse.execute`."""
@@ -97,13 +157,21 @@ class EmbeddedWarehouse:
 
     async def _in_thread(self, work: Callable[[Session], T], timeout_seconds: float) -> T:
         loop = asyncio.get_running_loop()
-        try:
+        with self._failures():
             async with asyncio.timeout(timeout_seconds + 1):  # the engine's own limit comes first
-                return await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
+                result = await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
+        return result
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _failures() -> Iterator[None]:
+        """Makes the engine's errors those that `Warehouse` promises."""
+        try:
+            yield
         except TimeoutError:
             raise QueryTooLong("the embedded engine did not answer in time") from None
         except RuntimeError as error:
-            code = _CODE.match(str(error))
+            code = _CODE.search(str(error))
             if code is None:  # the pool of threads is shut down, the session is closed
                 raise WarehouseUnavailable(str(error)) from error
             raise failure(int(code[1]), str(error)) from error
@@ -122,18 +190,22 @@ class EmbeddedWarehouse:
     def _session(self) -> Session:
         session: Session = getattr(self._local, "session", None)
         if session is None:
-            session = self._opened()
-            session.query(f"CREATE DATABASE IF NOT EXISTS {_DATABASE} ENGINE = Atomic")
-            session.query(f"USE {_DATABASE}")
-            settings: dict[str, Any] = {
-                **SETTINGS,
-                "output_format_json_quote_64bit_integers": 0,
-                "output_format_json_quote_denormals": 0,
-            }
-            for name, value in settings.items():
-                session.query(f"SET {name} = {value}")
+            session = self._new()
             self._local.session = session
             self._sessions.append(session)
+        return session
+
+    def _new(self) -> Session:
+        session = self._opened()
+        session.query(f"CREATE DATABASE IF NOT EXISTS {_DATABASE} ENGINE = Atomic")
+        session.query(f"USE {_DATABASE}")
+        settings: dict[str, Any] = {
+            **SETTINGS,
+            "output_format_json_quote_64bit_integers": 0,
+            "output_format_json_quote_denormals": 0,
+        }
+        for name, value in settings.items():
+            session.query(f"SET {name} = {value}")
         return session
 
     def _opened(self) -> Session:

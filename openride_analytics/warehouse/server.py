@@ -8,17 +8,19 @@ protocol connection, reads each insert's answer to its end, and throws a connect
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from asynch.errors import ServerException
 from asynch.proto.connection import Connection as ProtocolConnection
+from asynch.proto.context import ExecuteContext
 from asynch.proto.protocol import ServerPacket
 
 from openride_analytics.config import ConfigError
 from openride_analytics.warehouse import (
     SETTINGS,
+    Block,
     Parameters,
     QueryTooLong,
     Row,
@@ -57,6 +59,23 @@ class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ig
                 raise packet.exception
             if packet.type == ServerPacket.END_OF_STREAM:
                 return inserted
+
+    async def blocks(self, query: str) -> AsyncGenerator[Block]:
+        """The blocks of a SELECT as they come: what asynch itself offers takes them apart into rows."""
+        async with ExecuteContext(self, query, self.settings):  # type: ignore[attr-defined]
+            # Python 3.11's wait_for, which asynch reads through, loses a cancellation that comes together with data; the
+            # time limit of the whole stands around all of this.
+            seconds, self.reader.timeout = self.reader.timeout, None  # type: ignore[attr-defined]
+            await self.send_query(query)  # type: ignore[no-untyped-call]
+            await self.send_external_tables(None)  # type: ignore[no-untyped-call]
+            async for packet in self.packet_generator():  # type: ignore[attr-defined, no-untyped-call]
+                if packet.block.num_rows:
+                    yield packet.block.get_columns()
+            self.reader.timeout = seconds  # type: ignore[attr-defined]
+
+
+class _Left(WarehouseError):
+    """The caller has gone before the end of a stream: the connection goes, and with it the query."""
 
 
 class ServerWarehouse:
@@ -102,6 +121,19 @@ class ServerWarehouse:
             rows, columns = await connection.execute(sql, with_column_types=True)
             names = [name for name, _ in columns]
             return [dict(zip(names, row, strict=True)) for row in rows]
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, sql: str, parameters: Parameters | None = None, *, timeout_seconds: float
+    ) -> AsyncIterator[AsyncIterator[Block]]:
+        """See `Warehouse.stream`."""
+        with contextlib.suppress(_Left):
+            async with self._connection(timeout_seconds) as connection:
+                await _bind(connection, parameters)
+                async with contextlib.aclosing(connection.blocks(sql)) as blocks:
+                    yield blocks
+                    if connection.is_query_executing:  # type: ignore[attr-defined]
+                        raise _Left
 
     async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
         """See `Warehouse.execute`."""

@@ -23,6 +23,7 @@ ALLOWED = {
     "dialects": {"events", "config"},
     "analytics": {"metrics", "period", "warehouse"},
     "catalogue": {"analytics", "metrics"},
+    "exports": {"analytics", "catalogue", "config", "metrics", "period", "warehouse"},
     "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
     "reports": {"catalogue", "config", "exports", "metrics", "ops", "period", "warehouse"},
     "erasure": {"cache", "ingest", "warehouse"},
