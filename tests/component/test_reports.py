@@ -109,7 +109,8 @@ class Stage:
             found = await runs.page(self.pool, schedule_id, None, 10)
             return found[0] if found and found[0].state in states else None
 
-        return await self.eventually(reached)
+        run: Run = await self.eventually(reached)
+        return run
 
     async def eventually(self, reached: Callable[[], Awaitable[Any]]) -> Any:
         """The first true answer."""
@@ -498,13 +499,13 @@ async def test_a_run_is_held_for_as_long_as_its_making_takes(
 
     making.before = wait
     schedule_id = await stage.due()
-    first = await stage.until(schedule_id, "making")
-    assert first.next_attempt_at is not None
+    until = (await stage.until(schedule_id, "making")).next_attempt_at
+    assert until is not None
 
     async def held_longer() -> bool:
         run = await stage.run(schedule_id)
         assert run.fence == 1
-        return run.next_attempt_at > first.next_attempt_at + timedelta(seconds=2)
+        return run.next_attempt_at is not None and run.next_attempt_at > until + timedelta(seconds=2)
 
     await stage.eventually(held_longer)
     go_on.set()
