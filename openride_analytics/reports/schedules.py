@@ -67,9 +67,6 @@ class Definition(Struct, frozen=True, kw_only=True):
     day: int | None = None
     when_empty: WhenEmpty = "send"
 
-    def __repr__(self) -> str:  # who is in it must not get into logs by way of a traceback
-        return f"Definition({self.format})"
-
     @property
     def zone(self) -> ZoneInfo:
         """Whose calendar and clock count."""

@@ -1,8 +1,9 @@
 """Runs of reports: each happens once, each recipient is served once, and whatever fails is tried again or told."""
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import asyncpg
 import msgspec
 import pytest
 import pytest_asyncio
+import structlog
 from obstore.store import MemoryStore
 
 from openride_analytics import postgres
-from openride_analytics.config import Config
+from openride_analytics.config import Config, Log
+from openride_analytics.ops import logs
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.reports import content, runner, runs, schedules, sending
 from openride_analytics.reports.content import BadOrder, RenderingFailed
@@ -38,6 +41,17 @@ async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
     pool = await connected(postgres_url)
     yield pool
     await postgres.close(pool)
+
+
+@pytest.fixture
+def readable_logs() -> Iterator[None]:
+    """As on a terminal, where most is shown."""
+    handlers, level = logging.root.handlers, logging.root.level
+    logs.configure(Log(format="console"))
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture
@@ -702,7 +716,7 @@ async def test_reports_are_kept_until_their_time_is_over_and_deleted_schedules_w
 
 
 async def test_nothing_personal_and_no_secret_is_logged(
-    stage: Stage, capsys: pytest.CaptureFixture[str], making: Making
+    stage: Stage, capsys: pytest.CaptureFixture[str], making: Making, readable_logs: None
 ) -> None:
     await stage.instance()
     stage.smtp.answer = lambda _: "550 refused"

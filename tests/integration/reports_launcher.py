@@ -1,4 +1,4 @@
-"""Runs the command line with reports that are made in no time, and short pauses: `python -m tests.integration.reports_launcher`."""
+"""Runs the command line with reports that are made in no time, and with short pauses."""
 
 import sys
 

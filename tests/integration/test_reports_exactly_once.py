@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import asyncpg
 import pytest
@@ -58,6 +59,10 @@ async def states(postgres_url: str) -> dict[str, int]:
     return {row["state"]: row["runs"] for row in rows}
 
 
+def arrived(smtp: SmtpServer, count: int) -> bool:
+    return len(smtp.counts()) >= count
+
+
 def run(due: int, kills: int, config: Sections, postgres_url: str, smtp: SmtpServer, seed: int) -> None:
     chance = random.Random(seed)
     recipients = [f"{number}@openride.test" for number in range(due)]
@@ -75,7 +80,7 @@ def run(due: int, kills: int, config: Sections, postgres_url: str, smtp: SmtpSer
         for number in range(kills):
             # The next kill comes when some more have arrived, so somewhere in their midst.
             wanted = due * (number + 1) // (kills + 2)
-            instances[0].wait_until(lambda: len(smtp.counts()) >= wanted, "go on", PATIENCE_SECONDS)
+            instances[0].wait_until(partial(arrived, smtp, wanted), "go on", PATIENCE_SECONDS)
             victim = instances[number % INSTANCES]
             time.sleep(chance.random() * 0.1)
             if chance.random() < 0.7:
