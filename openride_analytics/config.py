@@ -336,6 +336,8 @@ def _checked(config: Config) -> Config:
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")
+    if config.smtp.host and not config.smtp.sender:
+        raise ConfigError("smtp.sender: must be given with smtp.host")
     public = urlsplit(config.reports.public_url)
     if config.reports.public_url and (public.scheme not in ("http", "https") or not public.netloc):
         raise ConfigError("reports.public_url: must begin with http:// or https:// and a host")

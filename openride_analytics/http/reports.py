@@ -1,5 +1,6 @@
 """`/v1/reports/*`: schedules of reports, their runs, the files, and the links in mails."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -395,7 +396,7 @@ async def get_report_file(request: Asked, report_id: ReportId) -> Stream:
         media_type=run.media_type or "application/octet-stream",
         headers={
             "Content-Length": str(run.bytes),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(run.file_name, safe='')}",
+            "Content-Disposition": _attachment(run.file_name),
             "Cache-Control": "private, no-store",
             "X-Content-Type-Options": "nosniff",
         },
@@ -477,6 +478,12 @@ async def _found(pool: "asyncpg.Pool[asyncpg.Record]", schedule_id: str) -> Sche
     if schedule is None:
         raise _unknown("schedule")
     return schedule
+
+
+def _attachment(name: str) -> str:
+    """For clients that know names of all characters, and for those that do not."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 async def _started(request: Asked, schedule_id: str, test_address: str | None) -> Response[bytes]:

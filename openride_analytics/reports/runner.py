@@ -311,6 +311,8 @@ class Runner:
         self, run: Run, report: Report | None, delivery: Delivery, message_id: str, secret: str
     ) -> None:
         """By mail or to a webhook; whatever is raised, it was not accepted."""
+        if delivery.kind != "webhook" and not self._config.smtp.host:
+            raise DeliveryFailed("no mail server is configured", permanent=False)  # mended by the operator
         if delivery.kind == "notice":
             await self._notify(run, delivery, message_id)
         elif report is None:

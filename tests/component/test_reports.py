@@ -672,6 +672,16 @@ async def test_while_the_files_are_away_nothing_is_sent_and_nothing_lost(
     await stage.until(schedule_id, "delivered")
 
 
+async def test_without_a_mail_server_a_mail_waits_for_one(stage: Stage) -> None:
+    instance = await stage.instance()
+    instance._config = msgspec.structs.replace(instance._config, smtp=Config().smtp)
+    schedule_id = await stage.due(ADA)
+    await stage.until(schedule_id, "delivering")
+    await stage.idle()
+    ada = (await stage.deliveries(schedule_id))[ADA]
+    assert (ada.state, ada.error) == ("waiting", "no mail server is configured")
+
+
 async def test_one_recipients_fault_is_not_the_others(stage: Stage) -> None:
     await stage.instance()
     schedule_id = await stage.due(ADA, BEN)

@@ -294,7 +294,9 @@ async def test_a_report_is_run_now_shown_and_downloaded(app: App, smtp: SmtpServ
         assert file.status_code == 200
         assert file.content == b"<p>made</p>".ljust(20)
         assert file.headers["Content-Type"].startswith("text/html")
-        assert file.headers["Content-Disposition"] == "attachment; filename*=UTF-8''daily-numbers.html"
+        assert file.headers["Content-Disposition"] == (
+            "attachment; filename=\"daily-numbers.html\"; filename*=UTF-8''daily-numbers.html"
+        )
     signed = dict(link.params)
     for bad in (
         signed | {"expires": str(int(signed["expires"]) + 1)},
