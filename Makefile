@@ -54,8 +54,9 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/dev.stamp ## measure ingestion, shortly
+bench: $(VENV)/dev.stamp ## measure ingestion and exports, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
+	$(BIN)/python benchmarks/export.py --rows 100000
 
 soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(ARGS)

@@ -181,7 +181,7 @@ async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str,
     warehouse = ServerWarehouse(url, query_timeout_seconds=120, insert_timeout_seconds=3_600)
     try:
         await warehouse.create_database()
-        await _fill(warehouse, options.events, options.seed)
+        await fill(warehouse, options.events, options.seed)
         report: dict[str, dict[str, float]] = {}
         for days in (30, LONGEST):
             scan = await _times(warehouse, _scan, days, options.runs)
@@ -200,7 +200,8 @@ async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str,
         await warehouse.close()
 
 
-async def _fill(warehouse: Warehouse, events: int, seed: int) -> None:
+async def fill(warehouse: Warehouse, events: int, seed: int) -> None:
+    """Makes the tables and about so many business events."""
     began = time.perf_counter()
     for migration in load("clickhouse"):
         for statement in migration.statements:

@@ -24,6 +24,21 @@ from openride_analytics.exports.summary import Number
 from openride_analytics.metrics.question import data_through
 from openride_analytics.warehouse import Warehouse
 
+__all__ = [
+    "CONTENTS",
+    "ENDINGS",
+    "MEDIA_TYPES",
+    "Format",
+    "Question",
+    "TooManyRows",
+    "Written",
+    "csv_lines",
+    "file_name",
+    "filters_of",
+    "title_of",
+    "write_file",
+]
+
 CONTENTS: Final = (*DATASETS, *METRICS)
 """The names of all datasets and metrics that can be exported."""
 
@@ -67,7 +82,7 @@ def file_name(contents: Sequence[str], question: Question, format: Format) -> st
 async def csv_lines(
     warehouse: Warehouse, content: str, question: Question, *, raw: bool = False, limits: Exports
 ) -> AsyncIterator[tuple[tuple[Column, ...], Lines]]:
-    """Columns and lines of one content. Raises `TooManyRows` at once; `ExportBroken` and what `Warehouse` raises later, too."""
+    """Columns and lines of one content. Raises `TooManyRows`; later `ExportBroken`, too, and what `Warehouse` raises."""
     if dataset := DATASETS.get(content):
         async with csv.lines(
             warehouse,

@@ -413,6 +413,7 @@ class Through:
 
     def __init__(self, inner: Warehouse) -> None:
         self._inner = inner
+        self.stream = inner.stream
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         return await self._inner.query(sql, parameters)

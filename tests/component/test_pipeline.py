@@ -51,6 +51,7 @@ class Held:
 
     def __init__(self, inner: Warehouse) -> None:
         self._inner = inner
+        self.stream = inner.stream
         self.refusing = b""
         self.go = asyncio.Event()
         self.asked = asyncio.Event()

@@ -40,7 +40,7 @@ async def running(warehouse: Warehouse, sql: str) -> int:
 
 async def until_running(warehouse: Warehouse, sql: str, count: int) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while await running(warehouse, sql) != count:
+        while await running(warehouse, sql) != count:  # noqa: ASYNC110  # another process's state
             await asyncio.sleep(0.02)
 
 
@@ -101,7 +101,9 @@ async def test_a_wrong_statement_is_refused(warehouse: Warehouse) -> None:
 
 
 async def test_a_failure_between_two_blocks_is_raised(warehouse: Warehouse) -> None:
-    sql = f"SELECT throwIf(number = 500000, 'late') AS n FROM numbers(1000000){FEW_AT_A_TIME}, max_threads = 1"
+    sql = (
+        f"SELECT throwIf(number = 500000, 'late') AS n FROM numbers(1000000){FEW_AT_A_TIME}, max_threads = 1"
+    )
     count = 0
     with pytest.raises(WarehouseError):  # noqa: PT012  # where it is raised is what matters
         async with warehouse.stream(sql, timeout_seconds=60) as blocks:
