@@ -1,4 +1,4 @@
-"""The command line: `openride-analytics serve | demo | migrate | ingest | keys | erase | rebuild | check-config`."""
+"""The command line: `openride-analytics serve | demo | migrate | ingest | report | keys | erase | rebuild | check-config`."""
 
 import argparse
 import asyncio
@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "ingest":
             kafka = _configured(options.config) if options.kafka else None
             return ingest_files.ingest(options.files, url=options.url, to_kafka=kafka)
+        if options.command == "report":
+            return _report(options)
         return _on_stores(options)
     except ConfigError as error:
         print(f"openride-analytics: {error}", file=sys.stderr)
@@ -56,6 +58,24 @@ def _on_stores(options: argparse.Namespace) -> int:
             return asyncio.run(key_commands.run(settings, options))
         case _:
             return serve.run(settings)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from openride_analytics import report_files  # charts and their like, which no other command needs
+
+    wanted = report_files.Wanted(
+        contents=tuple(options.contents),
+        format=options.format,
+        name=options.name,
+        start_date=options.start_date,
+        end_date=options.end_date,
+        timezone=options.timezone,
+        filters=tuple(options.filter),
+        output=options.output,
+    )
+    return report_files.report(
+        wanted, _configured(options.config), url=None if options.config else options.url
+    )
 
 
 def _configured(path: Path | None) -> Config:
@@ -96,6 +116,34 @@ def _parser() -> argparse.ArgumentParser:
         "--kafka", action="store_true", help="produce to the Kafka topics of the configuration instead"
     )
     key_commands.add_to(command("keys", "make, list and revoke API keys"))
+    report = command("report", "make one report as a file, from a running service or (--config) its stores")
+    report.add_argument(
+        "contents",
+        nargs="*",
+        default=["overview"],
+        metavar="CONTENT",
+        help="overview (default), metrics.bookings, …",
+    )
+    report.add_argument(
+        "--format", choices=("pdf", "html", "excel", "csv"), default="pdf", help="default: %(default)s"
+    )
+    report.add_argument("--name", default="OpenRide overview", help="its title (default: %(default)s)")
+    report.add_argument("--start-date", metavar="DAY", help="a day or an instant (default: 30 days ago)")
+    report.add_argument("--end-date", metavar="DAY", help="the last day, or an instant (default: today)")
+    report.add_argument("--timezone", metavar="ZONE", help="an IANA zone (default: the configuration's)")
+    report.add_argument(
+        "--filter", action="append", default=[], metavar="NAME=VALUE", help="e.g. city=Ikeja; may be repeated"
+    )
+    report.add_argument(
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="PATH",
+        help="a file or a folder (default: this folder)",
+    )
+    report.add_argument(
+        "--url", default="http://127.0.0.1:8097", help="address of the service (default: %(default)s)"
+    )
     erase = command("erase", "remove a user's events and all that is derived from them, for good")
     erase.add_argument("--user", required=True, metavar="ID", help="the user's id (a UUID)")
     command("rebuild", "recompute all that is derived from the stored events, while they are served")

@@ -31,7 +31,9 @@ WELL_KNOWN: Final = {
     "CONSUMER_GROUP_ID": ("kafka", "group_id"),
 }
 _PREFIX: Final = "OPENRIDE_"
-_SECRETS: Final = frozenset({"sasl_password", "jwt_secret"})
+_SECRETS: Final = frozenset(
+    {"sasl_password", "jwt_secret", "password", "s3_secret_access_key", "signing_secret"}
+)
 _URLS: Final = frozenset({"url", "jwks_url"})
 
 
@@ -228,6 +230,47 @@ class Auth(_Section, frozen=True):
     jwt_scopes_claim: str = "scope"
 
 
+class Reports(_Section, frozen=True):
+    """Scheduled reports: who may get them, where they are kept, and how they are sent."""
+
+    # Of mail addresses; none: all are allowed.
+    allowed_recipient_domains: tuple[str, ...] = ()
+    # A run that was missed while nothing ran is made up so long after it was due.
+    grace_minutes: Annotated[float, Meta(ge=0)] = 360.0
+    # Files and their runs, and links to them, which end with the file at the latest.
+    retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 90
+    link_days: Annotated[int, Meta(ge=1, le=36_500)] = 14
+    # What links begin with; without it, the address that the service listens on.
+    public_url: str = ""
+    # Signs the links; without one, a secret that the instances share in PostgreSQL.
+    signing_secret: str = ""
+    # A larger file is not attached to a mail, which then has a link to it.
+    attach_max_bytes: PositiveCount = 8_388_608
+    webhook_timeout_seconds: Positive = 20.0
+    # Hosts that webhooks may be sent to although their addresses are private ones.
+    webhook_private_hosts: tuple[str, ...] = ()
+    # Without a bucket: the folder `reports` in `[storage] data_dir`.
+    s3_bucket: str = ""
+    s3_prefix: str = ""
+    s3_endpoint: str = ""  # of a server other than Amazon's
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str = ""
+    s3_secret_access_key: str = ""
+
+
+class Smtp(_Section, frozen=True):
+    """The mail server; without a host no mail can be sent."""
+
+    host: str = ""
+    port: Port = 587
+    security: Literal["none", "starttls", "tls"] = "starttls"
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""  # instead of the system's authorities
+    sender: str = ""  # OpenRide Analytics <reports@example.com>
+    timeout_seconds: Positive = 30.0
+
+
 class Log(_Section, frozen=True):
     """Structured logs on standard output."""
 
@@ -250,6 +293,8 @@ class Config(_Section, frozen=True):
     exports: Exports = field(default_factory=Exports)
     retention: Retention = field(default_factory=Retention)
     auth: Auth = field(default_factory=Auth)
+    reports: Reports = field(default_factory=Reports)
+    smtp: Smtp = field(default_factory=Smtp)
     log: Log = field(default_factory=Log)
 
 
@@ -317,6 +362,11 @@ def _checked(config: Config) -> Config:
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")
     _check_access(config.server, config.auth)
+    if config.smtp.host and not config.smtp.sender:
+        raise ConfigError("smtp.sender: must be given with smtp.host")
+    public = urlsplit(config.reports.public_url)
+    if config.reports.public_url and (public.scheme not in ("http", "https") or not public.netloc):
+        raise ConfigError("reports.public_url: must begin with http:// or https:// and a host")
     return config
 
 

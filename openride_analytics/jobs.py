@@ -36,9 +36,9 @@ class Jobs:
     def start(self) -> None:
         """Begins to wait for due times."""
         # Insurance: a crash between an insert and its settling leaves nothing behind for longer than a night.
-        self._daily("settle_clashes", lambda: settle_all_clashes(self._warehouse), hour=3, minute=17)
+        self.daily("settle_clashes", lambda: settle_all_clashes(self._warehouse), hour=3, minute=17)
         # And what an interrupted erasure left behind goes in the same night.
-        self._daily("erase_again", self._erase_again, hour=3, minute=47)
+        self.daily("erase_again", self._erase_again, hour=3, minute=47)
         self._scheduler.start()
 
     async def _erase_again(self) -> None:
@@ -53,7 +53,15 @@ class Jobs:
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
-    def _daily(self, job: str, work: Callable[[], Awaitable[None]], *, hour: int, minute: int) -> None:
+    def every(self, seconds: float, job: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Has `work` called in each instance again and again; calls may overlap while one of them hangs."""
+        self._scheduler.add_job(
+            work, "interval", seconds=seconds, id=job, misfire_grace_time=None, coalesce=True, max_instances=2
+        )
+
+    def daily(self, job: str, work: Callable[[], Awaitable[None]], *, hour: int, minute: int) -> None:
+        """Has `work` done by one of the instances at a time of the day, UTC."""
+
         async def once() -> None:
             due = datetime.now(UTC).replace(hour=hour, minute=minute, second=0, microsecond=0)
             await self.run_once(job, due, work)

@@ -27,6 +27,9 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.reports.files import ReportFiles
+from openride_analytics.reports.links import Links
+from openride_analytics.reports.runner import TICK_SECONDS, Runner
 from openride_analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailable, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
@@ -80,8 +83,16 @@ class Service:
         self._embedded_postgres: postgres.EmbeddedPostgres | None = None
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._jobs: Jobs | None = None
+        self._reports: Runner | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._probed: tuple[float, Status, dict[str, str]] | None = None
+
+    @property
+    def reports(self) -> "tuple[asyncpg.Pool[asyncpg.Record], Runner] | None":
+        """PostgreSQL and who does what is due; None until the service has started."""
+        if self._pool is None or self._reports is None:
+            return None
+        return self._pool, self._reports
 
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -170,6 +181,9 @@ class Service:
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
         self._jobs = Jobs(pool, self.warehouse, self.cache)
+        if self._reports is not None:
+            self._jobs.every(TICK_SECONDS, "reports", self._reports.tick)
+            self._jobs.daily("expire_reports", self._reports.expire, hour=4, minute=17)
         self._jobs.start()
         self.started.set()
         log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")
@@ -187,6 +201,14 @@ class Service:
             )
         for table in await retention.apply(self.warehouse, self.config.retention):
             log.info("retention_applied", table=table)
+        self._reports = Runner(
+            self._pool,
+            self.warehouse,
+            self.config,
+            files=await asyncio.to_thread(ReportFiles.configured, self.config),
+            links=await Links.of(self.config, self._pool),
+            metrics=self.metrics,
+        )
         return self._pool
 
     async def _postgres_address(self) -> str:
@@ -209,6 +231,8 @@ class Service:
             await asyncio.wait([self._tasks["pipeline"]], timeout=_FLUSH_SECONDS)
         if self._jobs is not None:
             self._jobs.stop()
+        if self._reports is not None:
+            await self._reports.close()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

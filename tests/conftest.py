@@ -5,6 +5,8 @@ from tests.servers.clickhouse import clickhouse, clickhouse_url
 from tests.servers.kafka import kafka
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.redis import redis_server
+from tests.servers.s3 import s3_server
+from tests.servers.smtp import smtp, smtp_server
 from tests.stores import embedded_folder, embedded_warehouse, server_warehouse
 
 __all__ = [
@@ -19,5 +21,8 @@ __all__ = [
     "postgres",
     "postgres_url",
     "redis_server",
+    "s3_server",
     "server_warehouse",
+    "smtp",
+    "smtp_server",
 ]

@@ -9,7 +9,17 @@ from typing import Any, Final, Literal
 import asyncpg
 import msgspec
 
-What = Literal["key.created", "key.revoked", "dead_letters.replayed", "user.erased", "derived.rebuilt"]
+What = Literal[
+    "key.created",
+    "key.revoked",
+    "dead_letters.replayed",
+    "user.erased",
+    "derived.rebuilt",
+    "schedule.created",
+    "schedule.changed",
+    "schedule.deleted",
+    "report.asked_for",
+]
 
 _LONGEST_NAME: Final = 200
 

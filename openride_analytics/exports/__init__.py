@@ -20,6 +20,7 @@ from openride_analytics.exports.datasets import DATASETS, Column
 from openride_analytics.exports.metrics import METRICS
 from openride_analytics.exports.order import Order, Sheet
 from openride_analytics.exports.question import Format, Question, TooManyRows, Written
+from openride_analytics.exports.summary import Number
 from openride_analytics.metrics.question import data_through
 from openride_analytics.warehouse import Warehouse
 
@@ -110,8 +111,13 @@ async def write_file(
     *,
     made_at: datetime,
     limits: Exports,
+    title: str | None = None,
+    summary: Sequence[Number] = (),
+    compared_with: str | None = None,
 ) -> Written:
     """Writes one file: a workbook of several contents with sheets that explain them, or one content as CSV or Parquet.
+
+    A workbook may have a title of its own, and a sheet of numbers that stand for the whole.
 
     The file is there as a whole, or not at all; cancelling stops the query in the store, too. Raises `TooManyRows` before
     anything is written, `ExportBroken`, and what `Warehouse` raises.
@@ -138,11 +144,14 @@ async def write_file(
                     path=str(whole),
                     sheets=sheets,
                     timezone=question.period.timezone.key,
-                    title=" and ".join(map(title_of, contents))
-                    if len(contents) <= 2
-                    else "OpenRide Analytics",
+                    title=title
+                    or (
+                        " and ".join(map(title_of, contents)) if len(contents) <= 2 else "OpenRide Analytics"
+                    ),
                     about=about,
                     definitions=_definitions(contents, sheets),
+                    summary=list(summary),
+                    compared_with=compared_with,
                 )
             )
         size = whole.stat().st_size

@@ -16,6 +16,7 @@ from xlsxwriter.utility import xl_col_to_name
 from xlsxwriter.workbook import Workbook
 from xlsxwriter.worksheet import Worksheet
 
+from openride_analytics.exports import summary
 from openride_analytics.exports.datasets import Column, Kind
 from openride_analytics.exports.frames import lazily
 from openride_analytics.exports.order import Order, Sheet
@@ -62,6 +63,8 @@ def write(order: Order, *, most_rows: int = MOST_ROWS) -> None:
         workbook.set_properties({"title": order.title, "author": "OpenRide Analytics"})
         head = workbook.add_format(_HEAD)
         _about(workbook, order)
+        if order.summary:
+            summary.write(workbook, order.summary, order.compared_with, head)
         taken: set[str] = set()
         for sheet in order.sheets:
             _table(workbook, sheet, order, head, taken, most_rows)

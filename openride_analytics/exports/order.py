@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from openride_analytics.exports.datasets import Column
+from openride_analytics.exports.summary import Number
 
 
 class Sheet(Struct, kw_only=True):
@@ -31,3 +32,6 @@ class Order(Struct, kw_only=True):
     """What the first sheet of a workbook says, by name."""
     definitions: list[tuple[str, str, str, str]]
     """What the last sheet of a workbook says: sheet, column, meaning, unit or quotient."""
+    summary: list[Number] = []
+    """What a sheet after the first says, if there is something."""
+    compared_with: str | None = None

@@ -26,6 +26,7 @@ from openride_analytics.http.problems import MEDIA_TYPE, Problem, problem
 from openride_analytics.service import Service
 
 _OPT: Final = "scope"
+_SIGNED: Final = "signed"
 OPEN: Final[Mapping[str, Any]] = {_OPT: None}
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _SCHEME: Final = "bearer"
@@ -47,15 +48,18 @@ _HEADERS: Final = {
 }
 
 
-def needs(scope: Scope) -> dict[str, Any]:
-    """For `opt=` of a route that needs a key or token with this scope."""
-    return {_OPT: scope}
+def needs(scope: Scope, *, unless: str = "") -> dict[str, Any]:
+    """For `opt=` of a route that needs a key or token with this scope.
+
+    `unless`: a query parameter that stands for it, as a signed link has; where it is given the handler itself must check it.
+    """
+    return {_OPT: scope, _SIGNED: unless}
 
 
 async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Lets a request through to its handler, which finds its caller with `caller_of`; raises `Denied`."""
     scope: Scope | None = handler.opt.get(_OPT)
-    if scope is None:
+    if scope is None or (handler.opt.get(_SIGNED) or None) in connection.query_params:
         return
     service: Service = connection.app.state.service
     try:

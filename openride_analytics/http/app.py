@@ -16,11 +16,23 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
 from openride_analytics.access import Denied
-from openride_analytics.http import access, analytics, dashboard, exports, health, keys, metrics, problems
+from openride_analytics.http import (
+    access,
+    analytics,
+    dashboard,
+    exports,
+    health,
+    keys,
+    metrics,
+    problems,
+    reports,
+)
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
 from openride_analytics.http.ingest import ingest_status
+from openride_analytics.reports.files import FilesUnavailable
+from openride_analytics.reports.runner import POSTGRES_AWAY
 from openride_analytics.service import Service
 from openride_analytics.warehouse import WarehouseError
 
@@ -96,8 +108,10 @@ _HANDLERS: Final[dict[Any, Any]] = {
     Denied: access.on_denied,
     HTTPException: problems.on_http_exception,
     WarehouseError: problems.on_warehouse_error,
-    asyncpg.PostgresError: problems.on_postgres_error,
-    asyncpg.InterfaceError: problems.on_postgres_error,
+    **dict.fromkeys(
+        (asyncpg.PostgresError, *POSTGRES_AWAY, FilesUnavailable),
+        problems.on_store_away,
+    ),
     Exception: problems.on_unexpected,
 }
 
@@ -116,6 +130,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             list_dead_letters,
             get_dead_letter,
             replay_dead_letters,
+            *reports.HANDLERS,
             keys.list_keys,
             keys.create_key,
             keys.revoke_key,

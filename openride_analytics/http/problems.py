@@ -121,9 +121,9 @@ def on_warehouse_error(request: Request[Any, Any, Any], error: WarehouseError) -
     return on_unexpected(request, error)
 
 
-def on_postgres_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """PostgreSQL is away (it says so in many ways), or it is a mistake of ours, which is logged the same."""
-    log.warning("postgres_failed", path=request.url.path, error=type(error).__name__)
+def on_store_away(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """PostgreSQL or the store of the files is away."""
+    log.warning("store_unavailable", path=request.url.path, error=f"{type(error).__name__}: {error}"[:500])
     return problem(request, 503, "The data store does not answer just now.")
 
 

@@ -19,7 +19,8 @@ def configure(settings: Log) -> None:
     ]
     renderer: structlog.typing.Processor
     if readable:
-        renderer = structlog.dev.ConsoleRenderer()
+        # The other form would show the values of local variables, and with them personal data.
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     else:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()

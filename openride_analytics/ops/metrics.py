@@ -107,6 +107,15 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.report_runs = Counter(
+            "openride_report_runs", "Runs of reports by what became of them.", ["state"], registry=registry
+        )
+        self.report_deliveries = Counter(
+            "openride_report_deliveries",
+            "Attempts to deliver a report (or to tell its owner) by how they ended.",
+            ["kind", "outcome"],
+            registry=registry,
+        )
         self.part_ok = Gauge(
             "openride_part_ok",
             "1 while a part of the service works: its servers, its migrations, its ingestion.",

@@ -10,12 +10,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from openride_analytics import cli
 from openride_analytics.config import WELL_KNOWN
 from openride_analytics.migrations import load
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.kafka import KafkaServer
 from tests.servers.process import HOST, free_port
 from tests.servers.redis import RedisServer
+from tests.stores import create_tables
 
 PARTS = ("clickhouse", "postgres", "redis", "kafka")
 
@@ -215,3 +217,42 @@ async def test_the_version_is_told(tmp_path: Path) -> None:
     done = await run(tmp_path, "--version")
     assert done.returncode == 0
     assert done.stdout.strip().count(".") == 2
+
+
+async def test_report_makes_a_file_from_the_stores(tmp_path: Path, clickhouse_url: str) -> None:
+    warehouse = ServerWarehouse(clickhouse_url, query_timeout_seconds=30, insert_timeout_seconds=30)
+    await create_tables(warehouse)
+    await warehouse.close()
+    (tmp_path / "own.toml").write_text(f'[clickhouse]\nurl = "{clickhouse_url}"\n')
+    arguments = ("report", "metrics.bookings", "--config", "own.toml", "--start-date", "2026-03-01")
+    done = await run(tmp_path, *arguments, "--end-date", "2026-03-07", "--name", "Figures")
+    assert (done.returncode, done.stdout.strip()) == (0, "figures_2026-03-01_2026-03-07.pdf"), done.stderr
+    assert (tmp_path / done.stdout.strip()).read_bytes().startswith(b"%PDF")
+    assert sorted(await asyncio.to_thread(os.listdir, tmp_path)) == [done.stdout.strip(), "own.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("nothing",), 2, "contents: There is no 'nothing'"),
+        (("metrics.users", "--filter", "currency=NGN"), 2, "filters: metrics.users has no filter currency"),
+        (("--filter", "colour=red"), 2, "--filter: there is no filter 'colour'"),
+        (("--start-date", "yesterday"), 2, "--start-date: Give a day"),
+        (("--format", "excel"), 2, "--config"),
+        (("--url", f"http://{HOST}:1"), 1, "no report: ConnectError"),
+    ],
+)
+def test_report_says_what_is_wrong_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", *arguments]) == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert len(printed.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

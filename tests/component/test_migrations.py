@@ -217,7 +217,8 @@ async def test_the_embedded_engine_and_a_server_get_the_same_tables(
     pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, embedded_and_empty: EmbeddedWarehouse
 ) -> None:
     await migrate(pool, warehouse)
-    await pool.execute("DROP TABLE schema_migrations, job_runs")
+    await pool.execute("DROP SCHEMA public CASCADE")
+    await pool.execute("CREATE SCHEMA public")
     assert await migrate(pool, embedded_and_empty) == ALL
     of_server = await schema(warehouse)
     assert {row["name"] for row in of_server} > {"incoming", "events", "driver_locations", "dead_letters"}

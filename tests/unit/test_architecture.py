@@ -27,6 +27,7 @@ ALLOWED = {
     "catalogue": {"analytics", "metrics"},
     "exports": {"analytics", "catalogue", "config", "metrics", "period", "warehouse"},
     "ingest": {"events", "period", "config", "dialects", "ops", "warehouse"},
+    "reports": {"catalogue", "config", "exports", "metrics", "ops", "period", "warehouse"},
     "erasure": {"cache", "ingest", "warehouse"},
     "rebuild": {"cache", "ingest", "warehouse"},
 }

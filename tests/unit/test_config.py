@@ -114,6 +114,8 @@ def test_other_names_of_the_environment_are_not_ours() -> None:
         ('[redis]\nurl = "http://cache"', ["redis.url", "redis://"]),
         ("[retention]\nhot_days = 100\ncold_days = 50", ["retention.hot_days", "cold_days"]),
         ('[kafka.dialects.a]\nnames.user_id = ["a+b+c"]', ["kafka.dialects"]),
+        ('[smtp]\nhost = "mail.test"', ["smtp.sender", "smtp.host"]),
+        ('[reports]\npublic_url = "example.com"', ["reports.public_url", "https://"]),
         ("[server\nport = 1", ["not valid TOML", "line 1"]),
         ('[server]\nhost = "0.0.0.0"', ["server.host", "auth.enabled", "auth.open_to_everybody"]),
         ('[server]\nhost = "::"', ["server.host", "network"]),

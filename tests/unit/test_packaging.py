@@ -93,6 +93,14 @@ def test_the_wheel_carries_the_migrations_inside_the_package(tmp_path: Path) -> 
     dashboard = {str(path.relative_to(ROOT)) for path in ROOT.glob("openride_analytics/dashboard/*")}
     assert "openride_analytics/dashboard/index.html" in dashboard
     assert dashboard <= shipped
+    reports = {
+        "report.typ",
+        "report.css",
+        "fonts/Inter-Regular.ttf",
+        "fonts/Inter-SemiBold.ttf",
+        "fonts/LICENSE.txt",
+    }
+    assert {f"openride_analytics/reports/{name}" for name in reports} <= shipped
     assert {name.split("/")[0] for name in shipped} == {
         "openride_analytics",
         f"openride_analytics-{PROJECT['version']}.dist-info",

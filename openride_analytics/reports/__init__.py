@@ -1,0 +1,1 @@
+"""Reports: files that people get, made from the answers of the metrics endpoints and the exports."""
