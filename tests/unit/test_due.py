@@ -36,8 +36,9 @@ def matches(expression: str, wall: datetime) -> bool:
             if span == "*":
                 low, high = lowest, 1_000
             else:
-                low, _, high = (int(n) if n.isdigit() else n for n in span.partition("-"))  # type: ignore[assignment]
-                high = high or (1_000 if step else low)
+                first, _, last = span.partition("-")
+                low = int(first)
+                high = int(last) if last else 1_000 if step else low
             if low <= value <= high and (value - low) % int(step or 1) == 0:
                 return True
         return False
