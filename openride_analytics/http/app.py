@@ -1,14 +1,16 @@
 """The HTTP application: all handlers, errors, documentation."""
 
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Any, Final
 
 import asyncpg
-from litestar import Litestar, MediaType, Request, get
+from litestar import Litestar, MediaType, Request, Response, get, route
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
-from litestar.enums import ScopeType
+from litestar.enums import HttpMethod, ScopeType
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
@@ -116,27 +118,47 @@ _HANDLERS: Final[dict[Any, Any]] = {
 }
 
 
+def _options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """What answers OPTIONS where a path has several methods: Litestar's own knows only the one that was added first."""
+    methods: dict[str, set[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, {"OPTIONS"}).update(handler.http_methods)
+    return [_allowing(path, allowed) for path, allowed in methods.items() if len(allowed) > 2]
+
+
+def _allowing(path: str, allowed: Iterable[str]) -> HTTPRouteHandler:
+    @route(
+        path, http_method=[HttpMethod.OPTIONS], opt=access.OPEN, include_in_schema=False, sync_to_thread=False
+    )
+    def options() -> Response[None]:
+        return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(allowed))})
+
+    return options
+
+
 def _litestar(service: Service, held: HeldBytes) -> Litestar:
     origins = list(service.config.server.cors_origins)
+    handlers: list[HTTPRouteHandler] = [
+        *dashboard.handlers(service.config.analytics),
+        docs,
+        *metrics.handlers(),
+        *analytics.handlers(),
+        *exports.handlers(),
+        post_events,
+        ingest_status,
+        list_dead_letters,
+        get_dead_letter,
+        replay_dead_letters,
+        *reports.HANDLERS,
+        keys.list_keys,
+        keys.create_key,
+        keys.revoke_key,
+        keys.audit_log,
+        *(() if service.config.server.ops_port else _OPERATIONS),
+    ]
     return Litestar(
-        route_handlers=[
-            *dashboard.handlers(service.config.analytics),
-            docs,
-            *metrics.handlers(),
-            *analytics.handlers(),
-            *exports.handlers(),
-            post_events,
-            ingest_status,
-            list_dead_letters,
-            get_dead_letter,
-            replay_dead_letters,
-            *reports.HANDLERS,
-            keys.list_keys,
-            keys.create_key,
-            keys.revoke_key,
-            keys.audit_log,
-            *(() if service.config.server.ops_port else _OPERATIONS),
-        ],
+        route_handlers=[*_options(handlers), *handlers],
         lifespan=[lambda _: service.lifespan()],
         state=State({"service": service, "held": held}),
         middleware=[_Timed(service)],

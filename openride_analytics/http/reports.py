@@ -388,7 +388,10 @@ async def get_report(request: Asked, report_id: ReportId) -> Response[bytes]:
             (409, "It is not made yet."),
         ),
         200: ResponseSpec(
-            bytes, description="The file.", media_type="application/octet-stream", generate_examples=False
+            bytes,
+            description="The file, of the report's media type.",
+            media_type="*/*",
+            generate_examples=False,
         ),
     },
 )

@@ -56,6 +56,8 @@ def routes() -> list[tuple[str, str, str]]:
         for handler in getattr(route, "route_handlers", []):
             scope = scope_of(handler, route.path)
             methods = sorted(handler.http_methods - {"OPTIONS"})
+            if not methods:
+                continue
             if scope is not None:
                 found += [(method, re.sub(r"{[^}]*}", "0", route.path), scope) for method in methods]
             else:

@@ -276,8 +276,8 @@ async def answered(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     return head, await reader.readexactly(int(length.split()[1]))
 
 
-POST = b"POST /v1/events HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+POST = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 
 @pytest.mark.parametrize(
@@ -286,12 +286,14 @@ GET = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), id="TLS"),
         pytest.param(b"\x00" * 10_000, id="NULs"),
         pytest.param(b"GET\r\n\r\n", id="no target"),
-        pytest.param(b"GET / HTTP/11\r\nHost: a\r\n\r\n", id="no version"),
+        pytest.param(b"GET / HTTP/11\r\nHost: localhost\r\n\r\n", id="no version"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no host"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", id="HTTP/2"),
         pytest.param(GET + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n", id="a long header"),
         pytest.param(GET + b"X: x\r\n" * 100_000 + b"\r\n", id="many headers"),
-        pytest.param(b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", id="a long address"),
+        pytest.param(
+            b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", id="a long address"
+        ),
         pytest.param(GET + b"X: a\x00b\r\n\r\n", id="a NUL in a header"),
         pytest.param(GET + b"X : a\r\n\r\n", id="a space in a header's name"),
         pytest.param(GET + b"Host: b\r\n\r\n", id="two hosts"),
@@ -357,7 +359,7 @@ async def test_chunks_of_a_byte_are_a_body(service: ServiceProcess, events: Iter
 )
 async def test_nobody_sends_for_ever(service: ServiceProcess, path: bytes) -> None:
     reader, writer = await asyncio.open_connection(HOST, service.port)
-    writer.write(path + b" HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    writer.write(path + b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     chunk = b"10000\r\n" + b" " * 65_536 + b"\r\n"
     sent = 0
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -377,7 +379,7 @@ async def test_a_body_that_trickles_is_a_408_and_holds_up_nobody(
 ) -> None:
     async def trickle() -> tuple[bytes, bytes]:
         reader, writer = await asyncio.open_connection(HOST, service.port)
-        writer.write(b"POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+        writer.write(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         answer = asyncio.create_task(answered(reader))
         while not answer.done():
             writer.write(b" ")
@@ -410,7 +412,8 @@ async def test_ten_thousand_tiny_requests_at_once_are_all_stored(
         for _ in range(each):
             event = next(events)
             writer.write(
-                b"POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(event), event)
+                b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(event), event)
             )
         for _ in range(each):
             head, body = await answered(reader)
