@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from openride_analytics import __version__, checks, config, ingest_files, key_commands, maintenance, serve
 from openride_analytics.config import Config, ConfigError
@@ -43,7 +44,9 @@ def _on_stores(options: argparse.Namespace) -> int:
     settings = _configured(options.config)
     Dialects(settings.kafka)  # a mistake in them stops the start, also where nothing is read from Kafka yet
     if options.command == "check-config":
-        logging.disable()  # the drivers' complaints: each server gets its one line
+        # Each server gets its one line; neither its driver nor we say more, and standard output is the configuration.
+        logging.disable()
+        structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
         print(msgspec.json.format(msgspec.json.encode(config.without_secrets(settings))).decode())
         return asyncio.run(checks.check_servers(settings))
     logs.configure(settings.log)

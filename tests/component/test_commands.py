@@ -93,6 +93,7 @@ async def test_check_config_fails_where_a_server_does_not_answer(tmp_path: Path)
     done = await run(tmp_path, "check-config", environment=environment)
     assert done.returncode == 1
     assert all(f"{nobody}" in said and "no answer" in said for said in by_part(done.stderr).values())
+    assert json.loads(done.stdout)["redis"]["url"]  # the configuration and nothing else
     assert "hush" not in done.stdout + done.stderr
 
 
