@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -320,6 +322,49 @@ async def test_a_replay_is_in_the_audit_log(app: App) -> None:
     row = await app.service.postgres.fetchrow("SELECT * FROM audit_log ORDER BY id DESC LIMIT 1")
     assert (row["who"], row["what"]) == (f"key:{key.split('_')[1]}", "dead_letters.replayed")
     assert json.loads(row["details"]) == {"filters": ["reason"], "again": False}
+
+
+async def test_a_change_of_a_schedule_is_in_the_audit_log(app: App) -> None:
+    key = await _shared(app, "reports")
+    body = {
+        "name": "Weekly",
+        "owner": "ada@example.com",
+        "contents": ["overview"],
+        "period": "last_week",
+        "format": "pdf",
+        "frequency": "weekly",
+        "time": "08:00",
+    }
+    made_of_it = await app.client.post("/v1/reports/schedule", json=body, headers=bearer(key))
+    assert made_of_it.status_code == 201, made_of_it.text
+    path = made_of_it.headers["Location"]
+    assert (await app.client.patch(path, json={"paused": True}, headers=bearer(key))).status_code == 200
+    assert (await app.client.delete(path, headers=bearer(key))).status_code == 204
+    rows = await app.service.postgres.fetch("SELECT who, what FROM audit_log ORDER BY id DESC LIMIT 3")
+    assert [row["what"] for row in rows] == ["schedule.deleted", "schedule.changed", "schedule.created"]
+    assert {row["who"] for row in rows} == {f"key:{key.split('_')[1]}"}
+
+
+async def test_a_report_s_file_needs_a_key_or_a_link_that_is_ours(app: App) -> None:
+    report_id = uuid4()
+    path = f"/v1/reports/{report_id}/file"
+    assert app.service.reports is not None
+    _, runner = app.service.reports
+    ours = urlsplit(runner.links.file(report_id, datetime.now(UTC))[0]).query
+    over = urlsplit(runner.links.file(report_id, datetime.now(UTC) - timedelta(days=1_000))[0]).query
+    for query, status in {
+        "": 401,
+        "?expires=4102444800": 401,
+        "?signature=": 400,
+        "?expires=&signature=": 400,
+        "?expires=4102444800&signature=AAAAAAAAAAAAAAAAAAAAAA": 403,
+        f"?{over}": 403,
+        f"?{ours}": 404,  # let in: there is no such report
+        f"?{ours}&signature=": 400,
+    }.items():
+        assert (await app.client.get(path + query)).status_code == status, query
+    assert (await app.client.get(f"/v1/reports/{uuid4()}/file?{ours}")).status_code == 403
+    assert (await app.client.get(f"/v1/reports/{report_id}?{ours}")).status_code == 401
 
 
 async def test_a_key_revoked_elsewhere_is_refused_within_the_time_stated(app: App) -> None:

@@ -8,6 +8,7 @@ import httpx
 import jwt
 
 from tests.component.test_commands import run
+from tests.samples import minimal
 from tests.servers.process import HOST, free_port
 
 from .running import Sections, ServiceProcess
@@ -37,12 +38,25 @@ async def test_keys_are_made_listed_and_revoked_by_command_beside_a_running_serv
         listed = await run(service.folder, "keys", "--config", "config.toml", "list")
         assert (listed.returncode, key_id in listed.stdout) == (0, True), listed.stderr
         assert key.rpartition("_")[2] not in listed.stdout
+        await _sends_with_its_key_only(service)
         revoked = await run(service.folder, "keys", "--config", "config.toml", "revoke", key_id)
         assert revoked.returncode == 0
         service.wait_until(lambda: service.get(DEFINITIONS).status_code == 401, "refuse the key")
         unknown = await run(service.folder, "keys", "--config", "config.toml", "revoke", "nobody")
         assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
         assert service.terminate() == 0
+
+
+async def _sends_with_its_key_only(service: ServiceProcess) -> None:
+    """`ingest` takes its key from the environment, and says so where it has none."""
+    (service.folder / "events.ndjson").write_text(json.dumps(minimal("user.registered")) + "\n")
+    command = ("ingest", "events.ndjson", "--url", service.url)
+    without = await run(service.folder, *command)
+    assert (without.returncode, "OPENRIDE_KEY" in without.stderr) == (1, True), without.stderr
+    key = service.made_key("ingest")
+    done = await run(service.folder, *command, environment={"OPENRIDE_KEY": key})
+    assert (done.returncode, "1 accepted" in done.stderr) == (0, True), done.stderr
+    assert key not in done.stderr + done.stdout
 
 
 async def test_the_network_is_not_served_without_access() -> None:
