@@ -10,12 +10,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from openride_analytics.config import Config
+from openride_analytics.config import Config, Retention
 from openride_analytics.dialects import Dialects
 from openride_analytics.events import Acceptance, Event, decode
 from openride_analytics.ingest.pipeline import store_events
 from openride_analytics.migrations import load
-from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse import Warehouse, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests import java
@@ -90,6 +90,8 @@ async def embedded_warehouse(embedded_folder: Path) -> AsyncIterator[EmbeddedWar
     """The embedded engine, empty."""
     warehouse = EmbeddedWarehouse(embedded_folder, query_timeout_seconds=30, insert_timeout_seconds=60)
     await create_tables(warehouse)
+    # A service in another test may have set its own.
+    await retention.apply(warehouse, Retention(hot_days=0, cold_days=0))
     await empty(warehouse)
     yield warehouse
     await warehouse.close()
