@@ -66,6 +66,7 @@ class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True, g
     money: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, str]] = {}
     has_currency: ClassVar[bool] = False
+    thing: ClassVar[str] = ""  # the field with the id of the booking, payment or trip that it is about
     is_location: ClassVar[bool] = False
     may_lack: ClassVar[frozenset[str]] = frozenset()  # of the amounts, whose type says nothing
 
@@ -129,6 +130,8 @@ class RouteCancelled(_Event, tag="route.cancelled", kw_only=True):
 
 
 class _BookingEvent(_Event, kw_only=True):
+    thing: ClassVar[str] = "booking_id"
+
     booking_id: UUID
     rider_id: UUID
     driver_id: UUID
@@ -184,6 +187,7 @@ class BookingCompleted(_BookingEvent, tag="booking.completed", kw_only=True):
 
 
 class _PaymentAttempt(_Event, kw_only=True):
+    thing: ClassVar[str] = "payment_id"
     money: ClassVar[tuple[str, ...]] = ("amount",)
     has_currency: ClassVar[bool] = True
 
@@ -212,6 +216,7 @@ class PaymentFailed(_PaymentAttempt, tag="payment.failed", kw_only=True):
 
 
 class PaymentRefunded(_Event, tag="payment.refunded", kw_only=True):
+    thing: ClassVar[str] = "payment_id"
     money: ClassVar[tuple[str, ...]] = ("refund_amount", "original_amount")
     has_currency: ClassVar[bool] = True
 
@@ -226,6 +231,8 @@ class PaymentRefunded(_Event, tag="payment.refunded", kw_only=True):
 
 
 class _TripEvent(_Event, kw_only=True):
+    thing: ClassVar[str] = "trip_id"
+
     trip_id: UUID
     booking_id: UUID
     driver_id: UUID
@@ -312,13 +319,14 @@ class Event(Struct, frozen=True, gc=False):
 
     `line` is its canonical JSON (no newline inside). `event_id` is the producer's, or None when
     the id inside the line was derived from the content: only given ids can clash with another content. `at_ms`: its
-    `event_timestamp`, Unix milliseconds.
+    `event_timestamp`, Unix milliseconds. `thing`: the booking, payment or trip that it is about.
     """
 
     line: bytes
     is_location: bool
     event_id: UUID | None
     at_ms: int
+    thing: UUID | None = None
 
     @property
     def id_text(self) -> str:
@@ -375,7 +383,8 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
     """
     event = TYPES[event_type]
     namespace: dict[str, Any] = {
-        name: getattr(event, name) for name in ("times", "money", "defaults", "has_currency", "is_location")
+        name: getattr(event, name)
+        for name in ("times", "money", "defaults", "has_currency", "thing", "is_location")
     }
     namespace["may_lack"] = event.may_lack | set(optional)
     fields = [
@@ -429,12 +438,14 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -
         raise BadEvent("expired", "The event is older than the configured retention.", "event_timestamp")
     event.event_timestamp = at_ms
     is_location = event.is_location
+    thing = None
     if not is_location:  # four fifths of the stream are, and have nothing else to bring into form
         _normalise(event, acceptance.currency)
+        thing = getattr(event, event.thing) if event.thing else None
     line = _encode_json(event)
     if event.event_id is None:
-        return Event(b'{"event_id":"%b",%b' % (_content_id(line), line[1:]), is_location, None, at_ms)
-    return Event(line, is_location, event.event_id, at_ms)
+        return Event(b'{"event_id":"%b",%b' % (_content_id(line), line[1:]), is_location, None, at_ms, thing)
+    return Event(line, is_location, event.event_id, at_ms, thing)
 
 
 def _normalise(event: _Event, default_currency: str) -> None:

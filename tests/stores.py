@@ -21,7 +21,7 @@ from openride_analytics.warehouse.server import ServerWarehouse
 from tests import java
 
 TABLES = (
-    *("events", "driver_locations", "event_ids", "ingest_log"),
+    *("events", "driver_locations", "event_ids", "ingest_log", "histories", "buried", "facts"),
     *("dead_letters", "dead_letter_replays", "erased_users"),
 )
 DIALECTS = Dialects(Config().kafka)

@@ -18,6 +18,7 @@ import structlog
 
 from openride_analytics.events import BadEvent, Event
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
+from openride_analytics.ingest.facts import derive
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import (
     ContentRefused,
@@ -261,7 +262,7 @@ class Pipeline:
 
 
 async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[Event]:
-    """Stores events (with their time of arrival), and settles ids that came with different contents.
+    """Stores events (with their time of arrival), settles ids that came with different contents, and derives their facts.
 
     Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
     Raises `WarehouseError` where nothing can be said about the content.
@@ -272,6 +273,7 @@ async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]
     given = [event for event, _ in events if event.event_id is not None]
     for start in range(0, len(given), _SETTLED_AT_ONCE):
         await settle_clashes(warehouse, [event.id_text for event in given[start : start + _SETTLED_AT_ONCE]])
+    await derive(warehouse, [str(thing) for thing in {event.thing for event, _ in events} if thing])
     return refused
 
 
@@ -363,19 +365,26 @@ async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Par
     """The same for the ids in `event_ids` for which the condition `among` holds."""
     clashing = await warehouse.query(_CLASHING.replace("{among}", among), parameters)
     for start in range(0, len(clashing), IDS_PER_QUERY):
-        losers = {"ids": [row["id"] for row in clashing[start : start + IDS_PER_QUERY]]}
-        await warehouse.execute(_BURY_EVENTS, losers)
-        await warehouse.execute(_BURY_LOCATIONS, losers)
+        some = clashing[start : start + IDS_PER_QUERY]
+        losers = {"ids": [row["id"] for row in some]}
+        for bury in (_BURY_EVENTS, _BURY_LOCATIONS, _BURY_CONTENTS, _BURY_FACTS):
+            await warehouse.execute(bury, losers)
+        await derive(warehouse, sorted({thing for row in some for thing in row["things"]}))
 
 
 _PARTS: Final = 64
 
-_CLASHING: Final = """
-SELECT toString(event_id) AS id
+_NO_THING: Final = "toUUID('00000000-0000-0000-0000-000000000000')"
+
+# Also ids of which one key came with several contents: the tables keep one of them, but each belongs to a thing.
+_CLASHING: Final = f"""
+SELECT
+    toString(event_id) AS id,
+    arrayMap(thing -> toString(thing), groupUniqArrayIf(thing_id, thing_id != {_NO_THING})) AS things
 FROM event_ids
-WHERE {among}
+WHERE {{among}}
 GROUP BY event_id
-HAVING uniqExact(event_timestamp, event_type, driver_id) > 1
+HAVING uniqExact(event_timestamp, event_type, driver_id) > 1 OR notEmpty(things) AND uniqExact(content_rank) > 1
 """
 
 _LOSERS: Final = """
@@ -396,6 +405,30 @@ INSERT INTO events (event_type, event_id, event_timestamp, content_rank, is_dele
 SELECT DISTINCT event_type, event_id, event_timestamp, 18446744073709551615, 1
 {_LOSERS}
   AND event_type != 'driver.location.updated'
+"""
+
+_BURY_FACTS: Final = f"""
+INSERT INTO facts (event_type, event_id, event_timestamp, version, is_deleted)
+SELECT DISTINCT event_type, event_id, event_timestamp, toUInt128('340282366920938463463374607431768211455'), 1
+{_LOSERS}
+  AND thing_id != {_NO_THING}
+"""
+
+# All contents but the one that the tables keep: the greatest rank of the winning key.
+_BURY_CONTENTS: Final = f"""
+INSERT INTO buried (thing_id, event_type, event_timestamp, event_id, content_rank)
+SELECT DISTINCT thing_id, event_type, event_timestamp, event_id, content_rank
+FROM event_ids
+INNER JOIN
+(
+    SELECT event_id, min((event_timestamp, event_type, driver_id, 18446744073709551615 - content_rank)) AS winner
+    FROM event_ids
+    WHERE event_id IN {{ids:Array(UUID)}}
+    GROUP BY event_id
+) AS winners USING (event_id)
+WHERE event_id IN {{ids:Array(UUID)}}
+  AND (event_timestamp, event_type, driver_id, 18446744073709551615 - content_rank) != winner
+  AND thing_id != {_NO_THING}
 """
 
 _BURY_LOCATIONS: Final = f"""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from openride_analytics.ingest.facts import REPEATED
 from openride_analytics.metrics.filters import bookings_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -174,92 +175,115 @@ class BookingsAnswer(AnswerHead, kw_only=True):
 # those of its first such event in the span.
 _SQL: Final = """
 WITH
-    in_period AS
-    (
-        SELECT
-            {bucket} AS bucket,
-            event_type,
-            event_timestamp,
-            event_id,
-            booking_id,
-            rider_id,
-            seats_booked,
-            total_price,
-            currency,
-            cancelled_by
-        FROM events FINAL
-        WHERE event_type IN ('booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed')
-          AND {in_period}
-          AND {kept}
-    ),
-    fates AS
-    (
-        SELECT
-            booking_id,
-            max(event_type = 'booking.confirmed') AS confirmed_since,
-            max(event_type = 'booking.cancelled') AS cancelled_since,
-            max(event_type = 'booking.completed') AS completed_since,
-            minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.confirmed') AS confirmed_ms
-        FROM events FINAL
-        WHERE event_type IN ('booking.confirmed', 'booking.cancelled', 'booking.completed')
-          AND booking_id IN (SELECT booking_id FROM events FINAL WHERE event_type = 'booking.created' AND {in_period})
-        GROUP BY booking_id
-    ),
     bookings AS
     (
         SELECT
-            bucket,
-            booking_id,
+            {own_bucket} AS span,
+            true AS adds_up,
+            event_type = 'booking.created' AS is_created,
+            event_type = 'booking.confirmed' AS is_confirmed,
+            event_type = 'booking.cancelled' AS is_cancelled,
+            event_type = 'booking.completed' AS is_completed,
+            is_created AND facts.confirmed_ms IS NOT NULL AS is_created_confirmed,
+            is_created AND facts.is_cancelled AS is_created_cancelled,
+            is_created AND facts.is_completed AS is_created_completed,
+            ifNull(facts.confirmed_ms, 0) - toUnixTimestamp64Milli(event_timestamp) AS ms_to_confirm,
+            is_confirmed AND total_price IS NOT NULL AS has_price,
+            if(has_price, total_price, NULL) AS price,
+            if(has_price, currency, '') AS price_currency,
+            if(is_confirmed, seats_booked, NULL) AS seats,
+            if(is_cancelled, cancelled_by, '') AS canceller
+        FROM facts FINAL
+        WHERE event_type IN ('booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed')
+          AND {in_period}
+          AND {kept}
+          AND is_alone
+
+        UNION ALL
+
+        SELECT
+            {bucket} AS span,
+            false AS adds_up,
             max(event_type = 'booking.created') AS is_created,
             max(event_type = 'booking.confirmed') AS is_confirmed,
             max(event_type = 'booking.cancelled') AS is_cancelled,
             max(event_type = 'booking.completed') AS is_completed,
-            minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.created') AS created_ms,
-            argMinIf(
-                assumeNotNull(total_price), {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL
-            ) AS price,
+            is_created AND any(repeated.confirmed_ms) IS NOT NULL AS is_created_confirmed,
+            is_created AND any(repeated.is_cancelled) AS is_created_cancelled,
+            is_created AND any(repeated.is_completed) AS is_created_completed,
+            ifNull(any(repeated.confirmed_ms), 0)
+                - minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'booking.created') AS ms_to_confirm,
+            max(event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS has_price,
+            argMinIf(total_price, {first}, event_type = 'booking.confirmed') AS price,
             argMinIf(
                 currency, {first}, event_type = 'booking.confirmed' AND total_price IS NOT NULL
             ) AS price_currency,
-            max(event_type = 'booking.confirmed' AND total_price IS NOT NULL) AS has_price,
             argMinIf(seats_booked, {first}, event_type = 'booking.confirmed') AS seats,
             argMinIf(
                 cancelled_by, {first}, event_type = 'booking.cancelled' AND cancelled_by != ''
             ) AS canceller
-        FROM in_period
-        GROUP BY bucket, booking_id
+        FROM ({repeated}) AS repeated
+        WHERE event_type IN ('booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed')
+          AND {in_period}
+          AND {kept}
+        GROUP BY span, thing_id
+    ),
+    counts AS
+    (
+        SELECT
+            span,
+            adds_up,
+            price_currency,
+            countIf(is_created) AS created,
+            countIf(is_confirmed) AS confirmed,
+            countIf(is_cancelled) AS cancelled,
+            countIf(is_completed) AS completed,
+            countIf(is_created_confirmed) AS created_confirmed,
+            countIf(is_created_cancelled) AS created_cancelled,
+            countIf(is_created_completed) AS created_completed,
+            countIf(has_price) AS priced,
+            sum(price) AS value,
+            sum(seats) AS seats_booked,
+            countIf(canceller = 'RIDER') AS by_rider,
+            countIf(canceller = 'DRIVER') AS by_driver,
+            countIf(canceller = 'SYSTEM') AS by_system,
+            quantileExactInclusiveStateIf(0.5)(ms_to_confirm, is_created_confirmed) AS waits
+        FROM bookings
+        GROUP BY span, adds_up, price_currency
     ),
     riders AS
     (
-        SELECT bucket, uniqExact(rider_id) AS unique_riders
-        FROM in_period
-        WHERE event_type = 'booking.created'
-        GROUP BY bucket
+        SELECT span, uniqExactMerge(riders) AS unique_riders
+        FROM
+        (
+            SELECT {own_bucket} AS bucket, uniqExactState(rider_id) AS riders
+            FROM facts FINAL
+            WHERE event_type = 'booking.created' AND {in_period} AND {kept}
+            GROUP BY bucket
+        )
+        ARRAY JOIN arrayDistinct([bucket, -1]) AS span
+        GROUP BY span
     )
 SELECT
     bucket,
-    countIf(is_created) AS created,
-    countIf(is_confirmed) AS confirmed,
-    countIf(is_cancelled) AS cancelled,
-    countIf(is_completed) AS completed,
-    countIf(is_created AND confirmed_since) AS created_confirmed,
-    countIf(is_created AND cancelled_since) AS created_cancelled,
-    countIf(is_created AND completed_since) AS created_completed,
-    CAST(sumMapIf(map(price_currency, price), has_price), 'Map(String, String)') AS value,
-    CAST(sumMapIf(map(price_currency, toUInt64(1)), has_price), 'Map(String, UInt64)') AS priced,
+    sum(created) AS created,
+    sum(confirmed) AS confirmed,
+    sum(cancelled) AS cancelled,
+    sum(completed) AS completed,
+    sum(created_confirmed) AS created_confirmed,
+    sum(created_cancelled) AS created_cancelled,
+    sum(created_completed) AS created_completed,
+    CAST(sumMapIf(map(price_currency, assumeNotNull(counts.value)), counts.priced > 0), 'Map(String, String)') AS value,
+    CAST(sumMapIf(map(price_currency, counts.priced), counts.priced > 0), 'Map(String, UInt64)') AS priced,
     toUInt64(ifNull(any(riders.unique_riders), 0)) AS unique_riders,
-    toUInt64(ifNull(sumIf(seats, is_confirmed), 0)) AS seats_booked,
-    countIf(canceller = 'RIDER') AS by_rider,
-    countIf(canceller = 'DRIVER') AS by_driver,
-    countIf(canceller = 'SYSTEM') AS by_system,
-    if(
-        created_confirmed = 0,
-        NULL,
-        quantileExactInclusiveIf(0.5)(ifNull(confirmed_ms, 0) - created_ms, is_created AND ifNull(confirmed_since, false))
-    ) AS median_ms_to_confirm
-FROM bookings
-LEFT JOIN fates USING (booking_id)
-LEFT JOIN riders USING (bucket)
+    toUInt64(ifNull(sum(seats_booked), 0)) AS seats_booked,
+    sum(by_rider) AS by_rider,
+    sum(by_driver) AS by_driver,
+    sum(by_system) AS by_system,
+    if(created_confirmed = 0, NULL, quantileExactInclusiveMerge(0.5)(waits)) AS median_ms_to_confirm
+FROM counts
+ARRAY JOIN {spans} AS bucket
+LEFT JOIN riders ON riders.span = bucket
 GROUP BY bucket
 """
 
@@ -269,7 +293,7 @@ async def ask(warehouse: Warehouse, question: Question) -> BookingsAnswer:
     return await answer_by_bucket(
         warehouse,
         question,
-        statement(_SQL, kept=bookings_kept(question.filters)),
+        statement(_SQL, kept=bookings_kept(question.filters), repeated=REPEATED),
         _shape,
         answer=BookingsAnswer,
         summary=BookingMetrics,

@@ -25,6 +25,12 @@ BUCKET: Final = """arrayJoin(arrayDistinct([
             roundDown(toUnixTimestamp64Milli(event_timestamp), {edges:Array(Int64)})
         ]))"""
 
+OWN_BUCKET: Final = "roundDown(toUnixTimestamp64Milli(event_timestamp), {edges:Array(Int64)})"
+"""Only its own bucket: what adds up is counted so, and brought into `WHOLE` afterwards by `SPANS`."""
+
+SPANS: Final = "if(adds_up AND span != -1, [span, -1], [span])"
+"""The buckets that a row of counts goes into: its own, and `WHOLE` if its things cannot be in another bucket too."""
+
 IN_PERIOD: Final = """event_timestamp >= fromUnixTimestamp64Milli({start:Int64})
           AND event_timestamp < fromUnixTimestamp64Milli({end:Int64})"""
 
@@ -182,6 +188,8 @@ def statement(sql: str, **fragments: str) -> str:
     """A question's SQL with the shared fragments in their places. Fragments are fixed texts, never a caller's."""
     shared = {
         "bucket": BUCKET,
+        "own_bucket": OWN_BUCKET,
+        "spans": SPANS,
         "in_period": IN_PERIOD,
         "before_end": BEFORE_END,
         "first": FIRST,

@@ -1,0 +1,94 @@
+"""From `histories` to `facts`: each event of a booking, payment or trip with what the rest of its thing's life says.
+
+`derive` is called with the things of a batch once it is stored. It writes all rows of these things anew, on their own
+keys: repeating it changes nothing, and of several writers the one that knew most wins, whoever is last.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from openride_analytics.warehouse import Parameters, Warehouse
+
+# Bounds the memory of one statement: a thing has a handful of events.
+THINGS_AT_ONCE: Final = 20_000
+
+_COPIED: Final = """
+    event_type, event_timestamp, event_id, kind, thing_id, booking_id, route_id, rider_id, driver_id, seats_booked,
+    total_price, currency, cancelled_by, scheduled_departure, actual_departure, duration_minutes, distance_km,
+    driver_earnings, platform_commission, amount, refund_amount, payment_method, provider, error_code, processing_time_ms"""
+
+_KNOWN: Final = """
+    is_alone, is_cancelled, is_completed, is_succeeded, is_failed, is_refunded, confirmed_ms, initiated_ms, version"""
+
+FACTS: Final = f"""
+SELECT {_COPIED}, {_KNOWN}
+FROM
+(
+    SELECT
+        *,
+        countIf(counts) OVER thing = length(groupUniqArrayIf(event_type, counts) OVER thing)
+            AND NOT (
+                countIf(counts AND event_type = 'trip.completed') OVER thing
+                AND countIf(counts AND event_type = 'trip.cancelled') OVER thing
+            ) AS is_alone,
+        countIf(counts AND event_type = 'booking.cancelled') OVER thing > 0 AS is_cancelled,
+        countIf(counts AND event_type = 'booking.completed') OVER thing > 0 AS is_completed,
+        countIf(counts AND event_type = 'payment.success') OVER thing > 0 AS is_succeeded,
+        countIf(counts AND event_type = 'payment.failed') OVER thing > 0 AS is_failed,
+        countIf(counts AND event_type = 'payment.refunded') OVER thing > 0 AS is_refunded,
+        minIfOrNull(at_ms, counts AND event_type = 'booking.confirmed') OVER thing AS confirmed_ms,
+        minIfOrNull(at_ms, counts AND event_type = 'payment.initiated') OVER thing AS initiated_ms,
+        -- The content decides between two under one key; then what is known of the thing: it grows with each key, with a
+        -- better content of one, and with one that turns out not to count.
+        bitShiftLeft(toUInt128(content_rank), 64)
+            + least(sum(2 * toUInt128(bitShiftRight(content_rank, 16) + 1) + NOT counts) OVER thing, 18446744073709551615)
+            AS version
+    FROM
+    (
+        SELECT
+            *,
+            toUnixTimestamp64Milli(event_timestamp) AS at_ms,
+            (event_type, event_timestamp, event_id, content_rank) NOT IN
+            (
+                SELECT event_type, event_timestamp, event_id, content_rank
+                FROM buried
+                WHERE {{among}}
+            )
+            AND rider_id NOT IN (SELECT user_id FROM erased_users)
+            AND driver_id NOT IN (SELECT user_id FROM erased_users) AS counts
+        FROM histories
+        WHERE {{among}}
+        ORDER BY content_rank DESC
+        LIMIT 1 BY thing_id, kind, event_type, event_timestamp, event_id
+    )
+    WINDOW thing AS (PARTITION BY thing_id, kind)
+)
+WHERE counts
+"""
+"""The facts of the things for which the condition `among` on `thing_id` holds, from their histories."""
+
+# Without FINAL: only the flag is read, and what was true of a thing once is looked at again.
+_NOT_ALONE: Final = """thing_id IN
+            (
+                SELECT thing_id
+                FROM facts
+                WHERE NOT is_alone AND is_deleted = 0 AND {in_period}
+            )"""
+
+REPEATED: Final = f"SELECT * FROM ({FACTS.replace('{among}', _NOT_ALONE)}) WHERE NOT is_alone"
+"""The facts of the things that are not alone of which something is in the period: these have to be put together."""
+
+_DERIVE: Final = f"INSERT INTO facts ({_COPIED}, {_KNOWN})\n{FACTS}"
+
+
+async def derive(warehouse: Warehouse, things: Sequence[str]) -> None:
+    """Brings the facts of some things in line with what is stored of them. Raises what `Warehouse.execute` raises."""
+    for start in range(0, len(things), THINGS_AT_ONCE):
+        await derive_among(
+            warehouse, "thing_id IN {things:Array(UUID)}", {"things": things[start : start + THINGS_AT_ONCE]}
+        )
+
+
+async def derive_among(warehouse: Warehouse, among: str, parameters: Parameters) -> None:
+    """The same for the things for which the condition `among` on `thing_id` holds."""
+    await warehouse.execute(_DERIVE.replace("{among}", among), parameters)
