@@ -80,8 +80,8 @@ def bookings_kept(filters: Filters) -> str:
     return _kept("booking_id", _BOOKINGS, conditions + _from_origin(filters))
 
 
-def payments_kept(filters: Filters) -> str:
-    """A condition on `payment_id`: route, driver and place are those of its booking."""
+def payments_kept(filters: Filters, column: str = "payment_id") -> str:
+    """A condition on a column of payment ids: route, driver and place are those of its booking."""
     conditions = [
         _ANY_EVENT[name] for name in ("currency", "payment_method", "provider") if name in filters.given
     ]
@@ -89,13 +89,13 @@ def payments_kept(filters: Filters) -> str:
     of_booking += _from_origin(filters)
     if of_booking:
         conditions.append(f"countIf({_kept('booking_id', _BOOKINGS, of_booking)}) > 0")
-    return _kept("payment_id", _PAYMENTS, conditions)
+    return _kept(column, _PAYMENTS, conditions)
 
 
-def trips_kept(filters: Filters) -> str:
-    """A condition on `trip_id`."""
+def trips_kept(filters: Filters, column: str = "trip_id") -> str:
+    """A condition on a column of trip ids."""
     conditions = [_ANY_EVENT[name] for name in ("route_id", "driver_id", "currency") if name in filters.given]
-    return _kept("trip_id", _TRIPS, conditions + _from_origin(filters))
+    return _kept(column, _TRIPS, conditions + _from_origin(filters))
 
 
 def users_kept(filters: Filters, column: str = "user_id") -> str:

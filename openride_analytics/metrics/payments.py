@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from openride_analytics.ingest.facts import REPEATED
 from openride_analytics.metrics.filters import payments_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -226,149 +227,197 @@ class PaymentsAnswer(AnswerHead, kw_only=True):
     breakdowns: Annotated[PaymentBreakdowns, BREAKDOWNS]
 
 
-# What became of the payments that were initiated or succeeded in the period, at any time.
-_FATES: Final = """
-        SELECT
-            payment_id,
-            max(event_type = 'payment.success') AS succeeded_ever,
-            max(event_type = 'payment.failed') AS failed_ever,
-            max(event_type = 'payment.refunded') AS refunded_ever,
-            max(event_type = 'payment.initiated') AS initiated_ever,
-            minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.initiated') AS initiated_ms
-        FROM events FINAL
-        WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded')
-          AND payment_id IN
-          (
-              SELECT payment_id
-              FROM events FINAL
-              WHERE event_type IN ('payment.initiated', 'payment.success') AND {in_period}
-          )
-        GROUP BY payment_id
-"""
+_TYPES: Final = "('payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded')"
 
 # initiated, succeeded, failed, refunded: distinct payments with that event in the span. success_rate follows the payments
 # initiated in the span, refund_rate those that succeeded in it. Amount and processing time of a payment are those of its first
 # success in the span; refunded_amount adds up refund events, of which a payment may have several.
 _SQL: Final = """
 WITH
-    in_period AS
-    (
-        SELECT
-            {bucket} AS bucket,
-            event_type,
-            event_timestamp,
-            event_id,
-            payment_id,
-            amount,
-            refund_amount,
-            currency,
-            processing_time_ms
-        FROM events FINAL
-        WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded')
-          AND {in_period}
-          AND {kept}
-    ),
-    fates AS
-    ({fates}
-    ),
     payments AS
     (
         SELECT
-            bucket,
-            payment_id,
-            max(event_type = 'payment.initiated') AS is_initiated,
-            max(event_type = 'payment.success') AS is_succeeded,
-            max(event_type = 'payment.failed') AS is_failed,
-            max(event_type = 'payment.refunded') AS is_refunded,
+            {own_bucket} AS span,
+            true AS adds_up,
+            event_type = 'payment.initiated' AS of_initiated,
+            event_type = 'payment.success' AS of_succeeded,
+            event_type = 'payment.failed' AS of_failed,
+            event_type = 'payment.refunded' AS of_refunded,
+            of_initiated AND (is_succeeded OR is_failed) AS of_initiated_with_outcome,
+            of_initiated AND is_succeeded AS of_initiated_succeeded,
+            of_succeeded AND is_refunded AS of_succeeded_refunded,
+            of_succeeded AND amount IS NOT NULL AS has_amount,
+            if(has_amount, amount, NULL) AS paid,
+            if(has_amount, currency, '') AS paid_currency,
+            if(
+                of_succeeded,
+                coalesce(toInt64(processing_time_ms), toUnixTimestamp64Milli(event_timestamp) - initiated_ms),
+                NULL
+            ) AS processing_ms
+        FROM facts FINAL
+        WHERE event_type IN {types} AND {in_period} AND {kept} AND is_alone
+
+        UNION ALL
+
+        SELECT
+            {bucket} AS span,
+            false AS adds_up,
+            max(event_type = 'payment.initiated') AS of_initiated,
+            max(event_type = 'payment.success') AS of_succeeded,
+            max(event_type = 'payment.failed') AS of_failed,
+            max(event_type = 'payment.refunded') AS of_refunded,
+            of_initiated AND any(is_succeeded OR is_failed) AS of_initiated_with_outcome,
+            of_initiated AND any(is_succeeded) AS of_initiated_succeeded,
+            of_succeeded AND any(is_refunded) AS of_succeeded_refunded,
             max(event_type = 'payment.success' AND amount IS NOT NULL) AS has_amount,
-            argMinIf(
-                assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL
-            ) AS paid,
-            argMinIf(
-                currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL
-            ) AS paid_currency,
-            argMinIf(processing_time_ms, {first}, event_type = 'payment.success') AS sent_ms,
-            minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.success') AS succeeded_ms
-        FROM in_period
-        GROUP BY bucket, payment_id
+            argMinIf(amount, {first}, event_type = 'payment.success') AS paid,
+            argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency,
+            if(
+                of_succeeded,
+                coalesce(
+                    toInt64(argMinIf(processing_time_ms, {first}, event_type = 'payment.success')),
+                    minIf(toUnixTimestamp64Milli(event_timestamp), event_type = 'payment.success') - any(initiated_ms)
+                ),
+                NULL
+            ) AS processing_ms
+        FROM ({repeated})
+        WHERE event_type IN {types} AND {in_period} AND {kept}
+        GROUP BY span, thing_id
+    ),
+    counts AS
+    (
+        SELECT
+            span,
+            adds_up,
+            paid_currency,
+            countIf(of_initiated) AS initiated,
+            countIf(of_succeeded) AS succeeded,
+            countIf(of_failed) AS failed,
+            countIf(of_refunded) AS refunded,
+            countIf(of_initiated_with_outcome) AS initiated_with_outcome,
+            countIf(of_initiated_succeeded) AS initiated_succeeded,
+            countIf(of_succeeded_refunded) AS succeeded_refunded,
+            count(processing_ms) AS timed_payments,
+            sum(processing_ms) AS processing_ms_sum,
+            quantilesExactInclusiveState(0.5, 0.95)(processing_ms) AS times,
+            countIf(has_amount) AS paid_payments,
+            sum(paid) AS revenue
+        FROM payments
+        GROUP BY span, adds_up, paid_currency
     ),
     refunds AS
     (
-        SELECT bucket, CAST(sumMap(map(currency, assumeNotNull(refund_amount))), 'Map(String, String)') AS amounts
-        FROM in_period
-        WHERE event_type = 'payment.refunded' AND refund_amount IS NOT NULL
+        SELECT bucket, CAST(sumMap(map(currency, amount)), 'Map(String, String)') AS amounts
+        FROM
+        (
+            SELECT {own_bucket} AS own, currency, sum(assumeNotNull(refund_amount)) AS amount
+            FROM facts FINAL
+            WHERE event_type = 'payment.refunded' AND {in_period} AND {kept} AND refund_amount IS NOT NULL
+            GROUP BY own, currency
+        )
+        ARRAY JOIN arrayDistinct([own, -1]) AS bucket
         GROUP BY bucket
-    ),
-    timed AS
-    (
-        SELECT
-            *,
-            ifNull(succeeded_ever, false) AS succeeded_since,
-            ifNull(succeeded_ever OR failed_ever, false) AS has_outcome,
-            ifNull(refunded_ever, false) AS refunded_since,
-            if(is_succeeded, coalesce(toInt64(sent_ms), if(initiated_ever, succeeded_ms - initiated_ms, NULL)), NULL)
-                AS processing_ms
-        FROM payments
-        LEFT JOIN fates USING (payment_id)
     )
 SELECT
     bucket,
-    countIf(is_initiated) AS initiated,
-    countIf(is_succeeded) AS succeeded,
-    countIf(is_failed) AS failed,
-    countIf(is_refunded) AS refunded,
-    countIf(is_initiated AND has_outcome) AS initiated_with_outcome,
-    countIf(is_initiated AND succeeded_since) AS initiated_succeeded,
-    countIf(is_succeeded AND refunded_since) AS succeeded_refunded,
-    count(processing_ms) AS timed_payments,
-    ifNull(sum(processing_ms), 0) AS processing_ms_sum,
-    if(timed_payments = 0, NULL, quantileExactInclusive(0.5)(processing_ms)) AS p50_processing_ms,
-    if(timed_payments = 0, NULL, quantileExactInclusive(0.95)(processing_ms)) AS p95_processing_ms,
-    CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue,
+    sum(counts.initiated) AS initiated,
+    sum(counts.succeeded) AS succeeded,
+    sum(counts.failed) AS failed,
+    sum(counts.refunded) AS refunded,
+    sum(counts.initiated_with_outcome) AS initiated_with_outcome,
+    sum(counts.initiated_succeeded) AS initiated_succeeded,
+    sum(counts.succeeded_refunded) AS succeeded_refunded,
+    sum(counts.timed_payments) AS timed_payments,
+    ifNull(sum(counts.processing_ms_sum), 0) AS processing_ms_sum,
+    quantilesExactInclusiveMerge(0.5, 0.95)(times) AS percentiles,
+    if(timed_payments = 0, NULL, percentiles[1]) AS p50_processing_ms,
+    if(timed_payments = 0, NULL, percentiles[2]) AS p95_processing_ms,
+    CAST(
+        sumMapIf(map(paid_currency, assumeNotNull(counts.revenue)), paid_payments > 0), 'Map(String, String)'
+    ) AS revenue,
     any(refunds.amounts) AS refunded_amount
-FROM timed
+FROM counts
+ARRAY JOIN {spans} AS bucket
 LEFT JOIN refunds USING (bucket)
 GROUP BY bucket
 """
 
-# The same counts by the value that each event itself carries. `what` says which breakdown a row belongs to.
+# The same counts by the value that each event itself carries. `what` says which breakdown a row belongs to; an event of a
+# payment that is alone belongs to both.
 _BREAKDOWNS: Final = """
 WITH
-    fates AS
-    ({fates}
-    ),
-    by_value AS
+    payments AS
     (
         SELECT
-            arrayJoin([('payment_method', payment_method), ('provider', provider)]) AS breakdown,
-            payment_id,
-            max(event_type = 'payment.initiated') AS is_initiated,
-            max(event_type = 'payment.success') AS is_succeeded,
-            max(event_type = 'payment.failed') AS is_failed,
-            max(event_type = 'payment.success' AND amount IS NOT NULL) AS has_amount,
-            argMinIf(
-                assumeNotNull(amount), {first}, event_type = 'payment.success' AND amount IS NOT NULL
-            ) AS paid,
-            argMinIf(
-                currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL
-            ) AS paid_currency
-        FROM events FINAL
+            'both' AS what,
+            payment_method AS method_used,
+            provider AS provider_used,
+            event_type = 'payment.initiated' AS of_initiated,
+            event_type = 'payment.success' AS of_succeeded,
+            event_type = 'payment.failed' AS of_failed,
+            of_initiated AND (is_succeeded OR is_failed) AS of_initiated_with_outcome,
+            of_initiated AND is_succeeded AS of_initiated_succeeded,
+            of_succeeded AND amount IS NOT NULL AS has_amount,
+            if(has_amount, amount, NULL) AS paid,
+            if(has_amount, currency, '') AS paid_currency
+        FROM facts FINAL
         WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed')
           AND {in_period}
           AND {kept}
-        GROUP BY breakdown, payment_id
+          AND is_alone
+
+        UNION ALL
+
+        SELECT
+            arrayJoin(['payment_method', 'provider']) AS what,
+            if(what = 'payment_method', payment_method, '') AS method_used,
+            if(what = 'provider', provider, '') AS provider_used,
+            max(event_type = 'payment.initiated') AS of_initiated,
+            max(event_type = 'payment.success') AS of_succeeded,
+            max(event_type = 'payment.failed') AS of_failed,
+            of_initiated AND any(is_succeeded OR is_failed) AS of_initiated_with_outcome,
+            of_initiated AND any(is_succeeded) AS of_initiated_succeeded,
+            max(event_type = 'payment.success' AND amount IS NOT NULL) AS has_amount,
+            argMinIf(amount, {first}, event_type = 'payment.success') AS paid,
+            argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency
+        FROM ({repeated})
+        WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed')
+          AND {in_period}
+          AND {kept}
+        GROUP BY what, method_used, provider_used, thing_id
+    ),
+    counts AS
+    (
+        SELECT
+            what,
+            method_used,
+            provider_used,
+            paid_currency,
+            countIf(of_initiated) AS initiated,
+            countIf(of_succeeded) AS succeeded,
+            countIf(of_failed) AS failed,
+            countIf(of_initiated_with_outcome) AS initiated_with_outcome,
+            countIf(of_initiated_succeeded) AS initiated_succeeded,
+            countIf(has_amount) AS paid_payments,
+            sum(paid) AS revenue
+        FROM payments
+        GROUP BY what, method_used, provider_used, paid_currency
     )
 SELECT
     breakdown.1 AS what,
     breakdown.2 AS value,
-    countIf(is_initiated) AS initiated,
-    countIf(is_succeeded) AS succeeded,
-    countIf(is_failed) AS failed,
-    countIf(is_initiated AND ifNull(succeeded_ever OR failed_ever, false)) AS initiated_with_outcome,
-    countIf(is_initiated AND ifNull(succeeded_ever, false)) AS initiated_succeeded,
-    CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue
-FROM by_value
-LEFT JOIN fates USING (payment_id)
+    sum(counts.initiated) AS initiated,
+    sum(counts.succeeded) AS succeeded,
+    sum(counts.failed) AS failed,
+    sum(counts.initiated_with_outcome) AS initiated_with_outcome,
+    sum(counts.initiated_succeeded) AS initiated_succeeded,
+    CAST(
+        sumMapIf(map(paid_currency, assumeNotNull(counts.revenue)), paid_payments > 0), 'Map(String, String)'
+    ) AS revenue
+FROM counts
+ARRAY JOIN arrayFilter(
+    each -> counts.what IN ('both', each.1), [('payment_method', method_used), ('provider', provider_used)]
+) AS breakdown
 GROUP BY breakdown
 
 UNION ALL
@@ -378,11 +427,11 @@ SELECT
     error_code AS value,
     0 AS initiated,
     0 AS succeeded,
-    uniqExact(payment_id) AS failed,
+    uniqExact(thing_id) AS failed,
     0 AS initiated_with_outcome,
     0 AS initiated_succeeded,
     CAST(map(), 'Map(String, String)') AS revenue
-FROM events FINAL
+FROM facts FINAL
 WHERE event_type = 'payment.failed'
   AND {in_period}
   AND {kept}
@@ -392,12 +441,12 @@ GROUP BY error_code
 
 async def ask(warehouse: Warehouse, question: Question) -> PaymentsAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    kept = payments_kept(question.filters)
-    rows = await warehouse.query(statement(_BREAKDOWNS, fates=_FATES, kept=kept), question.parameters)
+    kept = payments_kept(question.filters, "thing_id")
+    rows = await warehouse.query(statement(_BREAKDOWNS, kept=kept, repeated=REPEATED), question.parameters)
     return await answer_by_bucket(
         warehouse,
         question,
-        statement(_SQL, fates=_FATES, kept=kept),
+        statement(_SQL, types=_TYPES, kept=kept, repeated=REPEATED),
         _shape,
         answer=PaymentsAnswer,
         summary=PaymentMetrics,

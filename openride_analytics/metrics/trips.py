@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from openride_analytics.ingest.facts import REPEATED
 from openride_analytics.metrics.filters import trips_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -151,73 +152,106 @@ class TripsAnswer(AnswerHead, kw_only=True):
 # Each trip by its first event of a type in the span. A trip both cancelled and completed in the span is completed.
 _SQL: Final = """
 WITH
-    in_period AS
-    (
-        SELECT
-            {bucket} AS bucket,
-            event_type,
-            event_timestamp,
-            event_id,
-            trip_id,
-            scheduled_departure,
-            actual_departure,
-            duration_minutes,
-            distance_km,
-            driver_earnings,
-            platform_commission,
-            currency
-        FROM events FINAL
-        WHERE event_type IN ('trip.started', 'trip.completed', 'trip.cancelled')
-          AND {in_period}
-          AND {kept}
-    ),
     trips AS
     (
         SELECT
-            bucket,
-            trip_id,
-            max(event_type = 'trip.started') AS is_started,
-            max(event_type = 'trip.completed') AS is_completed,
-            max(event_type = 'trip.cancelled') AS is_cancelled,
+            {own_bucket} AS span,
+            true AS adds_up,
+            event_type = 'trip.started' AS of_started,
+            event_type = 'trip.completed' AS of_completed,
+            event_type = 'trip.cancelled' AS of_cancelled,
+            if(of_started, dateDiff('millisecond', scheduled_departure, actual_departure), NULL) AS late_ms,
+            if(of_completed, duration_minutes, NULL) AS duration,
+            if(of_completed, distance_km, NULL) AS distance,
+            if(of_completed, driver_earnings, NULL) AS earnings,
+            if(of_completed, platform_commission, NULL) AS commission,
+            if(earnings IS NOT NULL, currency, '') AS earnings_currency,
+            if(commission IS NOT NULL, currency, '') AS commission_currency
+        FROM facts FINAL
+        WHERE event_type IN ('trip.started', 'trip.completed', 'trip.cancelled')
+          AND {in_period}
+          AND {kept}
+          AND is_alone
+
+        UNION ALL
+
+        SELECT
+            {bucket} AS span,
+            false AS adds_up,
+            max(event_type = 'trip.started') AS of_started,
+            max(event_type = 'trip.completed') AS of_completed,
+            max(event_type = 'trip.cancelled') AS of_cancelled,
             argMinIf(
                 dateDiff('millisecond', scheduled_departure, actual_departure), {first}, event_type = 'trip.started'
             ) AS late_ms,
             argMinIf(duration_minutes, {first}, event_type = 'trip.completed') AS duration,
             argMinIf(distance_km, {first}, event_type = 'trip.completed') AS distance,
-            max(event_type = 'trip.completed' AND driver_earnings IS NOT NULL) AS has_earnings,
-            argMinIf(
-                assumeNotNull(driver_earnings), {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL
-            ) AS earnings,
+            argMinIf(driver_earnings, {first}, event_type = 'trip.completed') AS earnings,
+            argMinIf(platform_commission, {first}, event_type = 'trip.completed') AS commission,
             argMinIf(
                 currency, {first}, event_type = 'trip.completed' AND driver_earnings IS NOT NULL
             ) AS earnings_currency,
-            max(event_type = 'trip.completed' AND platform_commission IS NOT NULL) AS has_commission,
-            argMinIf(
-                assumeNotNull(platform_commission), {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL
-            ) AS commission,
             argMinIf(
                 currency, {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL
             ) AS commission_currency
-        FROM in_period
-        GROUP BY bucket, trip_id
+        FROM ({repeated})
+        WHERE event_type IN ('trip.started', 'trip.completed', 'trip.cancelled')
+          AND {in_period}
+          AND {kept}
+        GROUP BY span, thing_id
+    ),
+    counts AS
+    (
+        SELECT
+            span,
+            adds_up,
+            earnings_currency,
+            commission_currency,
+            countIf(of_started) AS started,
+            countIf(of_completed) AS completed,
+            countIf(of_cancelled) AS cancelled,
+            countIf(of_completed OR of_cancelled) AS ended,
+            count(duration) AS with_duration,
+            avgState(duration) AS durations_mean,
+            quantilesExactInclusiveState(0.5, 0.95)(duration) AS durations,
+            count(distance) AS with_distance,
+            avgState(distance) AS distances_mean,
+            quantilesExactInclusiveState(0.5, 0.95)(distance) AS distances,
+            countIf(of_started AND late_ms IS NOT NULL) AS departures_known,
+            countIf(of_started AND late_ms <= {on_time_minutes:Int64} * 60000) AS on_time,
+            count(earnings) AS with_earnings,
+            sum(earnings) AS earned,
+            count(commission) AS with_commission,
+            sum(commission) AS kept_back
+        FROM trips
+        GROUP BY span, adds_up, earnings_currency, commission_currency
     )
 SELECT
     bucket,
-    countIf(is_started) AS started,
-    countIf(is_completed) AS completed,
-    countIf(is_cancelled) AS cancelled,
-    countIf(is_completed OR is_cancelled) AS ended,
-    avgOrNull(duration) AS average_duration,
-    if(count(duration) = 0, NULL, quantileExactInclusive(0.5)(duration)) AS p50_duration,
-    if(count(duration) = 0, NULL, quantileExactInclusive(0.95)(duration)) AS p95_duration,
-    avgOrNull(distance) AS average_distance,
-    if(count(distance) = 0, NULL, quantileExactInclusive(0.5)(distance)) AS p50_distance,
-    if(count(distance) = 0, NULL, quantileExactInclusive(0.95)(distance)) AS p95_distance,
-    countIf(is_started AND late_ms IS NOT NULL) AS departures_known,
-    countIf(is_started AND late_ms <= {on_time_minutes:Int64} * 60000) AS on_time,
-    CAST(sumMapIf(map(earnings_currency, earnings), has_earnings), 'Map(String, String)') AS driver_earnings,
-    CAST(sumMapIf(map(commission_currency, commission), has_commission), 'Map(String, String)') AS platform_commission
-FROM trips
+    sum(counts.started) AS started,
+    sum(counts.completed) AS completed,
+    sum(counts.cancelled) AS cancelled,
+    sum(counts.ended) AS ended,
+    sum(counts.with_duration) AS with_duration,
+    quantilesExactInclusiveMerge(0.5, 0.95)(durations) AS duration_percentiles,
+    if(with_duration = 0, NULL, avgMerge(durations_mean)) AS average_duration,
+    if(with_duration = 0, NULL, duration_percentiles[1]) AS p50_duration,
+    if(with_duration = 0, NULL, duration_percentiles[2]) AS p95_duration,
+    sum(counts.with_distance) AS with_distance,
+    quantilesExactInclusiveMerge(0.5, 0.95)(distances) AS distance_percentiles,
+    if(with_distance = 0, NULL, avgMerge(distances_mean)) AS average_distance,
+    if(with_distance = 0, NULL, distance_percentiles[1]) AS p50_distance,
+    if(with_distance = 0, NULL, distance_percentiles[2]) AS p95_distance,
+    sum(counts.departures_known) AS departures_known,
+    sum(counts.on_time) AS on_time,
+    CAST(
+        sumMapIf(map(earnings_currency, assumeNotNull(earned)), with_earnings > 0), 'Map(String, String)'
+    ) AS driver_earnings,
+    CAST(
+        sumMapIf(map(commission_currency, assumeNotNull(kept_back)), with_commission > 0), 'Map(String, String)'
+    ) AS platform_commission
+FROM counts
+ARRAY JOIN {spans} AS bucket
 GROUP BY bucket
 """
 
@@ -227,7 +261,7 @@ async def ask(warehouse: Warehouse, question: Question) -> TripsAnswer:
     return await answer_by_bucket(
         warehouse,
         question,
-        statement(_SQL, kept=trips_kept(question.filters)),
+        statement(_SQL, kept=trips_kept(question.filters, "thing_id"), repeated=REPEATED),
         _shape,
         answer=TripsAnswer,
         summary=TripMetrics,
