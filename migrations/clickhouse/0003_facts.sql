@@ -89,6 +89,7 @@ CREATE TABLE IF NOT EXISTS facts
     is_failed            Bool,
     is_refunded          Bool,
     confirmed_ms         Nullable(Int64),  -- first booking.confirmed, Unix milliseconds
+    confirmed_seats      Nullable(UInt32), -- of that event
     initiated_ms         Nullable(Int64),  -- first payment.initiated, Unix milliseconds
 
     version              UInt128,

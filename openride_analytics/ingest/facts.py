@@ -7,6 +7,7 @@ keys: repeating it changes nothing, and of several writers the one that knew mos
 from collections.abc import Sequence
 from typing import Final
 
+from openride_analytics.metrics.question import FIRST
 from openride_analytics.warehouse import Parameters, Warehouse
 
 # Bounds the memory of one statement: a thing has a handful of events.
@@ -18,7 +19,7 @@ _COPIED: Final = """
     driver_earnings, platform_commission, amount, refund_amount, payment_method, provider, error_code, processing_time_ms"""
 
 _KNOWN: Final = """
-    is_alone, is_cancelled, is_completed, is_succeeded, is_failed, is_refunded, confirmed_ms, initiated_ms, version"""
+    is_alone, is_cancelled, is_completed, is_succeeded, is_failed, is_refunded, confirmed_ms, confirmed_seats, initiated_ms, version"""
 
 FACTS: Final = f"""
 SELECT {_COPIED}, {_KNOWN}
@@ -37,6 +38,7 @@ FROM
         countIf(counts AND event_type = 'payment.failed') OVER thing > 0 AS is_failed,
         countIf(counts AND event_type = 'payment.refunded') OVER thing > 0 AS is_refunded,
         minIfOrNull(at_ms, counts AND event_type = 'booking.confirmed') OVER thing AS confirmed_ms,
+        argMinIf(seats_booked, {FIRST}, counts AND event_type = 'booking.confirmed') OVER thing AS confirmed_seats,
         minIfOrNull(at_ms, counts AND event_type = 'payment.initiated') OVER thing AS initiated_ms,
         -- The content decides between two under one key; then what is known of the thing: it grows with each key, with a
         -- better content of one, and with one that turns out not to count.
@@ -67,16 +69,17 @@ WHERE counts
 """
 """The facts of the things for which the condition `among` on `thing_id` holds, from their histories."""
 
-# Without FINAL: only the flag is read, and what was true of a thing once is looked at again.
-_NOT_ALONE: Final = """thing_id IN
-            (
-                SELECT thing_id
-                FROM facts
-                WHERE NOT is_alone AND is_deleted = 0 AND {in_period}
-            )"""
 
-REPEATED: Final = f"SELECT * FROM ({FACTS.replace('{among}', _NOT_ALONE)}) WHERE NOT is_alone"
-"""The facts of the things that are not alone of which something is in the period: these have to be put together."""
+
+def repeated(condition: str = "{in_period}") -> str:
+    """The facts of the things that are not alone, to be put together by whoever asks: all of the things of which any fact
+    is as `condition` says.
+
+    Without FINAL: little more than the flag is read, and what was true of a thing once is looked at again.
+    """
+    among = f"thing_id IN (SELECT thing_id FROM facts WHERE NOT is_alone AND is_deleted = 0 AND {condition})"
+    return f"(SELECT * FROM ({FACTS.replace('{among}', among)}) WHERE NOT is_alone)"
+
 
 _DERIVE: Final = f"INSERT INTO facts ({_COPIED}, {_KNOWN})\n{FACTS}"
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import REPEATED
+from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import bookings_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -222,7 +222,7 @@ WITH
             argMinIf(
                 cancelled_by, {first}, event_type = 'booking.cancelled' AND cancelled_by != ''
             ) AS canceller
-        FROM ({repeated}) AS repeated
+        FROM {repeated} AS repeated
         WHERE event_type IN ('booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed')
           AND {in_period}
           AND {kept}
@@ -293,7 +293,7 @@ async def ask(warehouse: Warehouse, question: Question) -> BookingsAnswer:
     return await answer_by_bucket(
         warehouse,
         question,
-        statement(_SQL, kept=bookings_kept(question.filters), repeated=REPEATED),
+        statement(_SQL, kept=bookings_kept(question.filters), repeated=repeated()),
         _shape,
         answer=BookingsAnswer,
         summary=BookingMetrics,

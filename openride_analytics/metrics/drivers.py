@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct
 
+from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import (
@@ -226,7 +227,7 @@ SELECT
 FROM
 (
     SELECT event_timestamp, driver_id, true AS on_trip
-    FROM events FINAL
+    FROM facts FINAL
     WHERE event_type IN ('trip.started', 'trip.completed') AND {in_period}
 
     UNION ALL
@@ -239,36 +240,41 @@ WHERE notEmpty(driver_id) AND {kept}
 GROUP BY bucket
 """
 
-# The trips completed in the period, each by its first completion in it.
+# The trips completed in the period, each by its first completion in it, summed by driver.
 _TRIPS: Final = """
     trips AS
     (
         SELECT
-            trip_id,
-            argMinIf(driver_id, {first}, notEmpty(driver_id)) AS driver_id,
+            driver_id,
+            distance_km AS distance,
+            driver_earnings AS earned,
+            if(earned IS NOT NULL, currency, '') AS earned_currency
+        FROM facts FINAL
+        WHERE event_type = 'trip.completed' AND {in_period} AND notEmpty(driver_id) AND {kept} AND is_alone
+
+        UNION ALL
+
+        SELECT
+            argMinIf(repeated.driver_id, {first}, notEmpty(repeated.driver_id)) AS driver_id,
             argMin(distance_km, {first}) AS distance,
-            max(driver_earnings IS NOT NULL) AS has_earnings,
-            argMinIf(assumeNotNull(driver_earnings), {first}, driver_earnings IS NOT NULL) AS earned,
+            argMin(driver_earnings, {first}) AS earned,
             argMinIf(currency, {first}, driver_earnings IS NOT NULL) AS earned_currency
-        FROM
-        (
-            SELECT event_timestamp, event_id, trip_id, driver_id, distance_km, driver_earnings, currency
-            FROM events FINAL
-            WHERE event_type = 'trip.completed' AND {in_period}
-        )
-        GROUP BY trip_id
+        FROM {repeated} AS repeated
+        WHERE event_type = 'trip.completed' AND {in_period}
+        GROUP BY thing_id
         HAVING notEmpty(driver_id) AND {kept}
     ),
-    drivers AS
+    earnings AS
     (
         SELECT
             driver_id,
+            earned_currency AS currency,
             count() AS trips,
             ifNull(sum(distance), 0) AS distance_km,
-            sumMapIf(map(earned_currency, earned), has_earnings) AS earnings,
-            sumMapIf(map(earned_currency, toUInt64(1)), has_earnings) AS paid_trips
+            count(earned) AS paid_trips,
+            ifNull(sum(earned), 0) AS total
         FROM trips
-        GROUP BY driver_id
+        GROUP BY driver_id, currency
     )
 """
 
@@ -280,19 +286,12 @@ SELECT
     currency,
     count() AS drivers,
     toString(sum(total)) AS earnings,
-    sum(paid_trips_in_it) AS paid_trips,
+    sum(earnings.paid_trips) AS paid_trips,
     arraySort(groupArray(total)) AS sorted,
     arrayMap(p -> toString(sorted[intDiv((drivers - 1) * p, 100) + 1]), {percentiles:Array(UInt64)}) AS lower,
     arrayMap(p -> toString(sorted[intDiv((drivers - 1) * p + 99, 100) + 1]), {percentiles:Array(UInt64)}) AS upper
-FROM
-(
-    SELECT
-        pair.1 AS currency,
-        pair.2 AS total,
-        paid_trips[currency] AS paid_trips_in_it
-    FROM drivers
-    ARRAY JOIN CAST(earnings, 'Array(Tuple(String, Decimal(38, 4)))') AS pair
-)
+FROM earnings
+WHERE earnings.paid_trips > 0
 GROUP BY currency
 """
 
@@ -300,43 +299,40 @@ _TOP: Final = """
 WITH {trips}
 SELECT
     toString(driver_id) AS driver,
-    trips,
-    distance_km,
-    CAST(earnings, 'Map(String, String)') AS earnings_by_currency
-FROM drivers
+    sum(earnings.trips) AS trips,
+    sum(earnings.distance_km) AS distance_km,
+    sumIf(total, currency = {sort_currency:String}) AS earned,
+    CAST(sumMapIf(map(currency, total), paid_trips > 0), 'Map(String, String)') AS earnings_by_currency
+FROM earnings
+GROUP BY driver_id
 ORDER BY {order} DESC, driver
 LIMIT {limit:UInt64}
 """
 
 _ORDERS: Final[dict[str, str]] = {
-    "earnings": "earnings[{sort_currency:String}]",
+    "earnings": "earned",
     "trips": "trips",
     "distance": "distance_km",
 }
 
-# Each driver's first completed trip ever, if it is in the period, and the latest completion of any other trip.
+# Each driver's first completed trip ever, if it is in the period, and the latest completion of any other trip. A trip that
+# was completed once cannot be days after itself; of those completed again only the first one is to be left out.
 _RETENTION: Final = """
 WITH
-    trips AS
-    (
-        SELECT
-            driver_id,
-            trip_id,
-            min((event_timestamp, event_id)) AS first_completion,
-            max(toUnixTimestamp64Milli(event_timestamp)) AS last_ms
-        FROM events FINAL
-        WHERE event_type = 'trip.completed' AND notEmpty(driver_id) AND {kept}
-        GROUP BY driver_id, trip_id
-    ),
     drivers AS
     (
         SELECT
-            toUnixTimestamp64Milli(min(first_completion).1) AS first_ms,
-            argMin(trip_id, first_completion) AS first_trip,
-            arrayMax(arrayMap(
-                trip -> if(trip.1 = first_trip, toInt64(0), trip.2), groupArray((trip_id, last_ms))
-            )) AS other_ms
-        FROM trips
+            min(toUnixTimestamp64Milli(event_timestamp)) AS first_ms,
+            argMin(if(is_alone, {nobody}, thing_id), {first}) AS first_again,
+            greatest(
+                maxIf(toUnixTimestamp64Milli(event_timestamp), is_alone),
+                arrayMax(arrayMap(
+                    trip -> if(trip.1 = first_again, toInt64(0), trip.2),
+                    groupArrayIf((thing_id, toUnixTimestamp64Milli(event_timestamp)), NOT is_alone)
+                ))
+            ) AS other_ms
+        FROM facts FINAL
+        WHERE event_type = 'trip.completed' AND notEmpty(driver_id) AND {kept}
         GROUP BY driver_id
         HAVING first_ms >= {start:Int64} AND first_ms < {end:Int64}
     )
@@ -348,6 +344,8 @@ FROM drivers
 ARRAY JOIN {days:Array(UInt64)} AS day, arrayMap(d -> d * 86400000, {days:Array(UInt64)}) AS day_ms
 GROUP BY day
 """
+
+_NOBODY: Final = "toUUID('00000000-0000-0000-0000-000000000000')"
 
 
 async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
@@ -366,7 +364,7 @@ async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     through, rows, top, previous = await asyncio.gather(
         data_through(warehouse),
         rows_by_bucket(warehouse, sql, question),
-        warehouse.query(statement(_TOP, trips=_TRIPS, kept=kept, order=_ORDERS[question.sort]), ranking),
+        warehouse.query(statement(_TOP, trips=_TRIPS, kept=kept, repeated=repeated(), order=_ORDERS[question.sort]), ranking),
         compared(question, summarise, PreviousDrivers),
     )
     return DriversAnswer(
@@ -398,11 +396,11 @@ async def _summary(warehouse: Warehouse, question: Question, rows: dict[int, Row
     kept = _kept(question)
     earnings, retention = await asyncio.gather(
         warehouse.query(
-            statement(_EARNINGS, trips=_TRIPS, kept=kept),
+            statement(_EARNINGS, trips=_TRIPS, kept=kept, repeated=repeated()),
             {**question.parameters, "percentiles": list(_PERCENTILES.values())},
         ),
         warehouse.query(
-            statement(_RETENTION, kept=kept),
+            statement(_RETENTION, kept=kept, nobody=_NOBODY),
             {**question.parameters, "now": milliseconds(question.now), "days": list(_RETENTION_DAYS)},
         ),
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import REPEATED
+from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import payments_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -280,7 +280,7 @@ WITH
                 ),
                 NULL
             ) AS processing_ms
-        FROM ({repeated})
+        FROM {repeated}
         WHERE event_type IN {types} AND {in_period} AND {kept}
         GROUP BY span, thing_id
     ),
@@ -380,7 +380,7 @@ WITH
             max(event_type = 'payment.success' AND amount IS NOT NULL) AS has_amount,
             argMinIf(amount, {first}, event_type = 'payment.success') AS paid,
             argMinIf(currency, {first}, event_type = 'payment.success' AND amount IS NOT NULL) AS paid_currency
-        FROM ({repeated})
+        FROM {repeated}
         WHERE event_type IN ('payment.initiated', 'payment.success', 'payment.failed')
           AND {in_period}
           AND {kept}
@@ -442,11 +442,11 @@ GROUP BY error_code
 async def ask(warehouse: Warehouse, question: Question) -> PaymentsAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
     kept = payments_kept(question.filters, "thing_id")
-    rows = await warehouse.query(statement(_BREAKDOWNS, kept=kept, repeated=REPEATED), question.parameters)
+    rows = await warehouse.query(statement(_BREAKDOWNS, kept=kept, repeated=repeated()), question.parameters)
     return await answer_by_bucket(
         warehouse,
         question,
-        statement(_SQL, types=_TYPES, kept=kept, repeated=REPEATED),
+        statement(_SQL, types=_TYPES, kept=kept, repeated=repeated()),
         _shape,
         answer=PaymentsAnswer,
         summary=PaymentMetrics,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import routes_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -237,37 +238,40 @@ GROUP BY city, state
 
 # Departures in the period with their occupancy. A booking's route, departure and seats are those of its first
 # booking.created; it takes its seats if it was confirmed and not cancelled, at any time.
+_DEPARTING: Final = """event_type = 'booking.created'
+                  AND scheduled_departure >= fromUnixTimestamp64Milli({start:Int64})
+                  AND scheduled_departure < fromUnixTimestamp64Milli({end:Int64})"""
+
 _DEPARTURES: Final = """
+    seated AS
+    (
+        SELECT route_id, scheduled_departure AS departure, seats_booked AS seats
+        FROM facts FINAL
+        WHERE {departing} AND {on_routes} AND is_alone AND confirmed_ms IS NOT NULL AND NOT is_cancelled
+
+        UNION ALL
+
+        SELECT route_id, departure, seats
+        FROM
+        (
+            SELECT
+                argMin(repeated.route_id, {first}) AS route_id,
+                argMin(scheduled_departure, {first}) AS departure,
+                argMin(seats_booked, {first}) AS seats
+            FROM {repeated_departing} AS repeated
+            WHERE event_type = 'booking.created' AND confirmed_ms IS NOT NULL AND NOT is_cancelled
+            GROUP BY thing_id
+            HAVING departure >= fromUnixTimestamp64Milli({start:Int64})
+               AND departure < fromUnixTimestamp64Milli({end:Int64})
+        )
+    ),
     departures AS
     (
         SELECT
             route_id,
             departure,
             least(1, sum(seats) / any(seats_total)) AS occupancy
-        FROM
-        (
-            SELECT
-                booking_id,
-                argMinIf(events.route_id, {first}, event_type = 'booking.created') AS route_id,
-                argMinIf(scheduled_departure, {first}, event_type = 'booking.created') AS departure,
-                argMinIf(seats_booked, {first}, event_type = 'booking.created') AS seats
-            FROM events FINAL
-            WHERE event_type IN ('booking.created', 'booking.confirmed', 'booking.cancelled')
-              AND booking_id IN
-              (
-                  SELECT booking_id
-                  FROM events FINAL
-                  WHERE event_type = 'booking.created'
-                    AND scheduled_departure >= fromUnixTimestamp64Milli({start:Int64})
-                    AND scheduled_departure < fromUnixTimestamp64Milli({end:Int64})
-                    AND {on_routes}
-              )
-            GROUP BY booking_id
-            HAVING max(event_type = 'booking.confirmed')
-               AND NOT max(event_type = 'booking.cancelled')
-               AND departure >= fromUnixTimestamp64Milli({start:Int64})
-               AND departure < fromUnixTimestamp64Milli({end:Int64})
-        ) AS seated
+        FROM seated
         INNER JOIN
         (
             SELECT route_id, argMin(seats_total, {first}) AS seats_total
@@ -299,16 +303,19 @@ SELECT
     toUInt64(ifNull(sumIf(seats, is_confirmed), 0)) AS seats_booked
 FROM
 (
+    SELECT route_id, confirmed_ms IS NOT NULL AS is_confirmed, confirmed_seats AS seats
+    FROM facts FINAL
+    WHERE event_type = 'booking.created' AND {in_period} AND is_alone
+
+    UNION ALL
+
     SELECT
-        argMinIf(events.route_id, {first}, event_type = 'booking.created') AS route_id,
-        max(event_type = 'booking.confirmed') AS is_confirmed,
-        argMinIf(seats_booked, {first}, event_type = 'booking.confirmed') AS seats
-    FROM events FINAL
+        argMin(repeated.route_id, {first}) AS route_id,
+        any(confirmed_ms IS NOT NULL) AS is_confirmed,
+        any(confirmed_seats) AS seats
+    FROM {repeated} AS repeated
     WHERE event_type = 'booking.created' AND {in_period}
-       OR event_type = 'booking.confirmed'
-      AND booking_id IN (SELECT booking_id FROM events FINAL WHERE event_type = 'booking.created' AND {in_period})
-    GROUP BY booking_id
-    HAVING max(event_type = 'booking.created')
+    GROUP BY thing_id
 )
 WHERE {kept}
 GROUP BY route_id
@@ -324,14 +331,14 @@ WITH
     {departures},
     booked AS
     (
-        SELECT booking_id, argMin(events.route_id, {first}) AS route_id
-        FROM events FINAL
+        SELECT thing_id AS booking_id, argMin(facts.route_id, {first}) AS route_id
+        FROM facts FINAL
         WHERE event_type = 'booking.created'
           AND {in_period}
-          AND booking_id IN
+          AND thing_id IN
           (
-              SELECT booking_id
-              FROM events FINAL
+              SELECT thing_id
+              FROM facts
               WHERE event_type = 'booking.created' AND {in_period} AND {on_routes}
           )
         GROUP BY booking_id
@@ -339,31 +346,25 @@ WITH
     ),
     payments AS
     (
+        SELECT booking_id, amount AS paid, currency AS paid_currency
+        FROM facts FINAL
+        WHERE event_type = 'payment.success' AND booking_id IN (SELECT booking_id FROM booked) AND is_alone
+
+        UNION ALL
+
         SELECT
-            payment_id,
-            argMin(events.booking_id, {first}) AS booking_id,
-            max(amount IS NOT NULL) AS has_amount,
-            argMinIf(assumeNotNull(amount), {first}, amount IS NOT NULL) AS paid,
+            argMin(repeated.booking_id, {first}) AS booking_id,
+            argMin(amount, {first}) AS paid,
             argMinIf(currency, {first}, amount IS NOT NULL) AS paid_currency
-        FROM events FINAL
+        FROM {repeated_paid} AS repeated
         WHERE event_type = 'payment.success'
-          AND payment_id IN
-          (
-              SELECT payment_id
-              FROM events FINAL
-              WHERE event_type = 'payment.success'
-                AND booking_id IN
-                (
-                    SELECT booking_id
-                    FROM events FINAL
-                    WHERE event_type = 'booking.created' AND {in_period} AND {on_routes}
-                )
-          )
-        GROUP BY payment_id
+        GROUP BY thing_id
     ),
     revenues AS
     (
-        SELECT route_id, CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)') AS revenue
+        SELECT
+            route_id,
+            CAST(sumMapIf(map(paid_currency, assumeNotNull(paid)), paid IS NOT NULL), 'Map(String, String)') AS revenue
         FROM payments
         INNER JOIN booked USING (booking_id)
         GROUP BY route_id
@@ -414,7 +415,15 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
     kept = routes_kept(question.filters)
     counts = statement(_COUNTS, kept=kept)
-    standing = statement(_STANDING, active=_ACTIVE, departures=_DEPARTURES, kept=kept, on_routes="true")
+    standing = statement(
+        _STANDING,
+        active=_ACTIVE,
+        departures=_DEPARTURES,
+        repeated_departing=repeated("{departing}"),
+        departing=_DEPARTING,
+        kept=kept,
+        on_routes="true",
+    )
 
     async def summarise(asked: Question, rows: dict[int, Row]) -> RouteMetrics:
         (at_end,) = await warehouse.query(standing, asked.parameters)
@@ -480,8 +489,18 @@ def _by_state(places: list[Row]) -> list[RoutesInState]:
 async def _popular(warehouse: Warehouse, question: Question, kept: str) -> list[PopularRoute]:
     """First which routes, then what else is known of these few."""
     parameters = {**question.parameters, "limit": question.limit}
-    first = await warehouse.query(statement(_POPULAR, kept=kept), parameters)
-    details = statement(_DETAILS, departures=_DEPARTURES, kept=kept, on_routes=_ON_ROUTES)
+    first = await warehouse.query(statement(_POPULAR, kept=kept, repeated=repeated()), parameters)
+    details = statement(
+        _DETAILS,
+        departures=_DEPARTURES,
+        repeated_departing=repeated("{departing} AND {on_routes}"),
+        repeated_paid=repeated(
+            "event_type = 'payment.success' AND booking_id IN (SELECT booking_id FROM booked)"
+        ),
+        departing=_DEPARTING,
+        kept=kept,
+        on_routes=_ON_ROUTES,
+    )
     found = await warehouse.query(details, {**parameters, "routes": [row["route"] for row in first]})
     by_route = {row["route"]: row for row in found}
     return [_popular_route(question, {**row, **by_route[row["route"]]}) for row in first]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import REPEATED
+from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import trips_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -194,7 +194,7 @@ WITH
             argMinIf(
                 currency, {first}, event_type = 'trip.completed' AND platform_commission IS NOT NULL
             ) AS commission_currency
-        FROM ({repeated})
+        FROM {repeated}
         WHERE event_type IN ('trip.started', 'trip.completed', 'trip.cancelled')
           AND {in_period}
           AND {kept}
@@ -261,7 +261,7 @@ async def ask(warehouse: Warehouse, question: Question) -> TripsAnswer:
     return await answer_by_bucket(
         warehouse,
         question,
-        statement(_SQL, kept=trips_kept(question.filters, "thing_id"), repeated=REPEATED),
+        statement(_SQL, kept=trips_kept(question.filters, "thing_id"), repeated=repeated()),
         _shape,
         answer=TripsAnswer,
         summary=TripMetrics,
