@@ -15,6 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from openride_analytics.cache import Cache
+from openride_analytics.ingest.facts import derive
 from openride_analytics.ingest.pipeline import settle_clashes_among
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
 from openride_analytics.warehouse.changes import Say, inserts_ended, months_of, mutate
@@ -81,11 +82,13 @@ async def _remove(warehouse: Warehouse, say: Say) -> Counter[str]:
         if not found:
             return removed
         await _settle(warehouse)
+        things = [row["thing"] for row in await warehouse.query(_THEIR_THINGS)]
         for trace, rows in found:
             say(f"{trace.name}: {rows} rows")
             where = trace.rows.replace("{within}", "")
             await mutate(warehouse, trace.table, f"{trace.change} WHERE {where}", say=say)
             removed[trace.name] += rows
+        await derive(warehouse, things)  # what others did to the same booking, payment or trip
     raise WarehouseUnavailable("rows of erased users keep coming in: run it again")
 
 
@@ -129,6 +132,10 @@ WHERE {user:UUID} NOT IN (SELECT user_id FROM erased_users)
 _ERASED: Final = "(SELECT user_id FROM erased_users)"
 _THEIRS: Final = f"(user_id IN {_ERASED} OR rider_id IN {_ERASED} OR driver_id IN {_ERASED})"
 _THEIR_LOCATIONS: Final = f"driver_id IN {_ERASED}"
+_THEIR_PARTS: Final = f"(rider_id IN {_ERASED} OR driver_id IN {_ERASED})"
+
+# The bookings, payments and trips that they took part in.
+_THEIR_THINGS: Final = f"SELECT DISTINCT toString(thing_id) AS thing FROM histories WHERE {_THEIR_PARTS}"
 
 # Of several contents with the same type, time and id the greatest rank wins, and merges drop the others: where a user's
 # own wins, another's must not come to light just because no merge has dropped it yet.
@@ -187,6 +194,14 @@ _BLANKED: Final = ", ".join(
 _TRACES: Final = (
     _Trace("event_ids", "event_ids", _THEIR_LOCATIONS),
     _Trace("event_ids", "event_ids", _THEIR_IDS, months_of="events"),
+    # All facts of the things: those of others' events are derived again, without what they say of the user's.
+    _Trace(
+        "facts",
+        "facts",
+        f"thing_id IN (SELECT thing_id FROM histories WHERE {_THEIR_PARTS})",
+        months_of="facts",
+    ),
+    _Trace("histories", "histories", _THEIR_PARTS),
     _Trace("events", "events", _THEIRS, months_of="events"),
     _Trace(
         "mentions in others' events",

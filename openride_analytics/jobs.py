@@ -13,6 +13,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from openride_analytics.cache import Cache
 from openride_analytics.erasure import erase_again
+from openride_analytics.ingest.facts import derive_missing
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 
@@ -35,11 +36,16 @@ class Jobs:
 
     def start(self) -> None:
         """Begins to wait for due times."""
-        # Insurance: a crash between an insert and its settling leaves nothing behind for longer than a night.
+        # Insurance: a crash between an insert and what follows it leaves nothing behind for longer than a night.
         self.daily("settle_clashes", lambda: settle_all_clashes(self._warehouse), hour=3, minute=17)
+        self.daily("derive_missing", self._derive_missing, hour=4, minute=7)
         # And what an interrupted erasure left behind goes in the same night.
         self.daily("erase_again", self._erase_again, hour=3, minute=47)
         self._scheduler.start()
+
+    async def _derive_missing(self) -> None:
+        if things := await derive_missing(self._warehouse):
+            log.warning("facts_were_missing", things=things)
 
     async def _erase_again(self) -> None:
         removed = await erase_again(

@@ -8,9 +8,10 @@ verdict for good (its winner may have expired, or been erased, and the loser's c
 from typing import Final
 
 from openride_analytics.cache import Cache
+from openride_analytics.ingest.facts import ADD_HISTORIES, FACTS, THING, derive_among
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
-from openride_analytics.warehouse.changes import Say, inserts_ended, months_of, mutate
+from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
 
 _PARTS: Final = 64
 
@@ -21,9 +22,10 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
     # What was just being inserted may have been seen without its event: it is added again with all others.
     await inserts_ended(warehouse, say=say)
     await _add_ids(warehouse, say)
+    await _renew_histories(warehouse, say)
     say("clashes: settling")
     await settle_all_clashes(warehouse)
-    # Roll-ups are to be recomputed here: they follow from the events that are left.
+    await _renew_facts(warehouse, say)
     await cache.data_changed()
 
 
@@ -42,10 +44,32 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
     Ids derived from content are entered too (a producer may have given ids of that form): they clash with nothing.
     """
     for table, add in (("events", _ADD_EVENTS), ("driver_locations", _ADD_LOCATIONS)):
-        for month in await months_of(warehouse, table):
-            for row in await warehouse.query(_DAYS.replace("{table}", table), {"month": month}):
-                await warehouse.execute(add, {"day": row["day"]})
-            say(f"event_ids: from {table} of {month // 100}-{month % 100:02}")
+        for day in await days_of(warehouse, table):
+            await warehouse.execute(add, {"day": day})
+        say(f"event_ids: from {table}")
+
+
+async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
+    """Adds what is missing, and takes away what has no stored event any more."""
+    for day in await days_of(warehouse, "events"):
+        await warehouse.execute(ADD_HISTORIES.replace("{within}", DAY), {"day": day})
+    for day in await days_of(warehouse, "histories"):
+        rows = await warehouse.query(_COUNT_STALE_HISTORIES, {"day": day})
+        if stale := int(rows[0]["stale"]):
+            say(f"histories: {stale} without a stored event on {day}")
+            await mutate(warehouse, "histories", f"DELETE WHERE {_STALE_HISTORIES}", {"day": day}, say=say)
+    say("histories: from events")
+
+
+async def _renew_facts(warehouse: Warehouse, say: Say) -> None:
+    """Derives all of them anew. Those that do not follow from the histories are taken away first."""
+    for part in range(_PARTS):
+        rows = await warehouse.query(_COUNT_STALE_FACTS, {"part": part})
+        if stale := int(rows[0]["stale"]):
+            say(f"facts: {stale} that do not follow, part {part + 1} of {_PARTS}")
+            await mutate(warehouse, "facts", f"DELETE WHERE {_STALE_FACTS}", {"part": part}, say=say)
+        await derive_among(warehouse, _OF_THINGS_PART, {"part": part})
+    say("facts: from histories")
 
 
 _OF_PART: Final = f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}"
@@ -71,33 +95,48 @@ AND if(
 
 _COUNT_STALE: Final = f"SELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
 
-_DAYS: Final = """
-SELECT DISTINCT toString(toDate(event_timestamp)) AS day
-FROM {table}
-WHERE toYYYYMM(event_timestamp) = {month:UInt32}
-ORDER BY day
+_STALE_HISTORIES: Final = f"""
+{DAY}
+AND (event_type, event_timestamp, event_id, content_rank) NOT IN
+(
+    SELECT event_type, event_timestamp, event_id, content_rank
+    FROM events
+    WHERE {DAY}
+)
 """
 
-_DAY: Final = """
-event_timestamp >= toDateTime64({day:String}, 3, 'UTC')
-AND event_timestamp < toDateTime64({day:String}, 3, 'UTC') + toIntervalDay(1)
+_COUNT_STALE_HISTORIES: Final = f"SELECT toInt64(count()) AS stale FROM histories WHERE {_STALE_HISTORIES}"
+
+_OF_THINGS_PART: Final = f"sipHash64(thing_id) % {_PARTS} = {{part:UInt8}}"
+
+_STALE_FACTS: Final = f"""
+{_OF_THINGS_PART}
+AND is_deleted = 0
+AND (event_type, event_timestamp, event_id, version) NOT IN
+(
+    SELECT event_type, event_timestamp, event_id, version
+    FROM ({FACTS.replace("{among}", _OF_THINGS_PART)})
+)
 """
+
+_COUNT_STALE_FACTS: Final = f"SELECT toInt64(count()) AS stale FROM facts WHERE {_STALE_FACTS}"
 
 # What names an erased user may still be there while it is being removed.
 _ADD_EVENTS: Final = f"""
-INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id)
-SELECT DISTINCT event_id, event_type, event_timestamp, toUUID('00000000-0000-0000-0000-000000000000')
+INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, thing_id, content_rank)
+SELECT DISTINCT
+    event_id, event_type, event_timestamp, toUUID('00000000-0000-0000-0000-000000000000'), {THING}, content_rank
 FROM events
-WHERE {_DAY}
+WHERE {DAY}
   AND user_id NOT IN (SELECT user_id FROM erased_users)
   AND rider_id NOT IN (SELECT user_id FROM erased_users)
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
 """
 
 _ADD_LOCATIONS: Final = f"""
-INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id)
-SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id
+INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, content_rank)
+SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id, content_rank
 FROM driver_locations
-WHERE {_DAY}
+WHERE {DAY}
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
 """

@@ -3,7 +3,7 @@
 -- with what the rest of its thing's life says. See openride_analytics/ingest/facts.py for the way from one to the other.
 
 -- Fed by the view below. Contents that lost their key to another stay until they are merged away: see `buried`. Small
--- granules: it is read by thousands of scattered things at a time.
+-- granules and blocks: it is read by thousands of scattered things at a time.
 CREATE TABLE IF NOT EXISTS histories
 (
     kind                 LowCardinality(String),  -- 'booking', 'payment' or 'trip'
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS histories
 )
 ENGINE = ReplacingMergeTree(content_rank)
 ORDER BY (thing_id, kind, event_type, event_timestamp, event_id)
-SETTINGS index_granularity = 256;
+SETTINGS index_granularity = 128, min_compress_block_size = 4096, max_compress_block_size = 16384;
 
 -- Contents that lost: to an earlier event under the same id, or to another content under the same key. A verdict for good, like
 -- the tombstones of `events`.
@@ -103,6 +103,49 @@ PRIMARY KEY (event_type, event_timestamp)
 ORDER BY (event_type, event_timestamp, event_id);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS events_to_histories TO histories AS
+SELECT
+    splitByChar('.', event_type)[1] AS kind,
+    multiIf(kind = 'booking', booking_id, kind = 'payment', payment_id, trip_id) AS thing_id,
+    event_type,
+    event_timestamp,
+    event_id,
+    booking_id,
+    route_id,
+    rider_id,
+    driver_id,
+    seats_booked,
+    total_price,
+    currency,
+    cancelled_by,
+    scheduled_departure,
+    actual_departure,
+    duration_minutes,
+    distance_km,
+    driver_earnings,
+    platform_commission,
+    amount,
+    refund_amount,
+    payment_method,
+    provider,
+    error_code,
+    processing_time_ms,
+    content_rank
+FROM events
+WHERE is_deleted = 0
+  AND event_type IN
+  (
+      'booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed',
+      'payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded',
+      'trip.started', 'trip.completed', 'trip.cancelled'
+  );
+
+-- What is stored already. Its facts are derived by the service in the first night, or at once by `openride-analytics rebuild`.
+INSERT INTO histories
+(
+    kind, thing_id, event_type, event_timestamp, event_id, booking_id, route_id, rider_id, driver_id, seats_booked,
+    total_price, currency, cancelled_by, scheduled_departure, actual_departure, duration_minutes, distance_km, driver_earnings,
+    platform_commission, amount, refund_amount, payment_method, provider, error_code, processing_time_ms, content_rank
+)
 SELECT
     splitByChar('.', event_type)[1] AS kind,
     multiIf(kind = 'booking', booking_id, kind = 'payment', payment_id, trip_id) AS thing_id,

@@ -9,6 +9,7 @@ from typing import Final
 
 from openride_analytics.metrics.question import FIRST
 from openride_analytics.warehouse import Parameters, Warehouse
+from openride_analytics.warehouse.changes import DAY, days_of
 
 # Bounds the memory of one statement: a thing has a handful of events.
 THINGS_AT_ONCE: Final = 20_000
@@ -19,7 +20,8 @@ _COPIED: Final = """
     driver_earnings, platform_commission, amount, refund_amount, payment_method, provider, error_code, processing_time_ms"""
 
 _KNOWN: Final = """
-    is_alone, is_cancelled, is_completed, is_succeeded, is_failed, is_refunded, confirmed_ms, confirmed_seats, initiated_ms, version"""
+    is_alone, is_cancelled, is_completed, is_succeeded, is_failed, is_refunded, confirmed_ms, confirmed_seats,
+    initiated_ms, version"""
 
 FACTS: Final = f"""
 SELECT {_COPIED}, {_KNOWN}
@@ -70,7 +72,6 @@ WHERE counts
 """The facts of the things for which the condition `among` on `thing_id` holds, from their histories."""
 
 
-
 def repeated(condition: str = "{in_period}") -> str:
     """The facts of the things that are not alone, to be put together by whoever asks: all of the things of which any fact
     is as `condition` says.
@@ -80,6 +81,44 @@ def repeated(condition: str = "{in_period}") -> str:
     among = f"thing_id IN (SELECT thing_id FROM facts WHERE NOT is_alone AND is_deleted = 0 AND {condition})"
     return f"(SELECT * FROM ({FACTS.replace('{among}', among)}) WHERE NOT is_alone)"
 
+
+_KIND: Final = "splitByChar('.', event_type)[1]"
+THING: Final = f"""multiIf(
+    {_KIND} = 'booking', booking_id,
+    {_KIND} = 'payment', payment_id,
+    {_KIND} = 'trip', trip_id,
+    toUUID('00000000-0000-0000-0000-000000000000')
+)"""
+"""The booking, payment or trip that an event is about, from its columns in `events`."""
+
+OF_THINGS: Final = """event_type IN
+  (
+      'booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed',
+      'payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded',
+      'trip.started', 'trip.completed', 'trip.cancelled'
+  )"""
+
+# As the view `events_to_histories` does it.
+ADD_HISTORIES: Final = f"""
+INSERT INTO histories ({_COPIED}, content_rank)
+SELECT {_COPIED}, content_rank
+FROM (SELECT *, {_KIND} AS kind, {THING} AS thing_id FROM events WHERE is_deleted = 0 AND {OF_THINGS} AND {{within}})
+"""
+
+# Keys of `events` without any row in `facts`: a tombstone is one.
+_MISSING: Final = f"""
+SELECT DISTINCT toString({THING}) AS thing
+FROM events
+WHERE is_deleted = 0
+  AND {OF_THINGS}
+  AND {{within}}
+  AND (event_type, event_timestamp, event_id) NOT IN
+  (
+      SELECT event_type, event_timestamp, event_id
+      FROM facts
+      WHERE {OF_THINGS} AND {{within}}
+  )
+"""
 
 _DERIVE: Final = f"INSERT INTO facts ({_COPIED}, {_KNOWN})\n{FACTS}"
 
@@ -95,3 +134,13 @@ async def derive(warehouse: Warehouse, things: Sequence[str]) -> None:
 async def derive_among(warehouse: Warehouse, among: str, parameters: Parameters) -> None:
     """The same for the things for which the condition `among` on `thing_id` holds."""
     await warehouse.execute(_DERIVE.replace("{among}", among), parameters)
+
+
+async def derive_missing(warehouse: Warehouse) -> int:
+    """Derives what was stored and not derived, day by day; returns the number of things. After a crash there may be some."""
+    found = 0
+    for day in await days_of(warehouse, "events"):
+        rows = await warehouse.query(_MISSING.replace("{within}", DAY), {"day": day})
+        await derive(warehouse, [row["thing"] for row in rows])
+        found += len(rows)
+    return found

@@ -364,7 +364,10 @@ async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     through, rows, top, previous = await asyncio.gather(
         data_through(warehouse),
         rows_by_bucket(warehouse, sql, question),
-        warehouse.query(statement(_TOP, trips=_TRIPS, kept=kept, repeated=repeated(), order=_ORDERS[question.sort]), ranking),
+        warehouse.query(
+            statement(_TOP, trips=_TRIPS, kept=kept, repeated=repeated(), order=_ORDERS[question.sort]),
+            ranking,
+        ),
         compared(question, summarise, PreviousDrivers),
     )
     return DriversAnswer(

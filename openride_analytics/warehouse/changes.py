@@ -61,6 +61,16 @@ async def months_of(warehouse: Warehouse, table: str) -> list[int]:
     return [int(row["month"]) for row in await warehouse.query(_MONTHS, {"table": table})]
 
 
+async def days_of(warehouse: Warehouse, table: str) -> list[str]:
+    """The days, UTC, of a table that is partitioned by month: what `DAY` binds as `day`."""
+    days = []
+    for month in await months_of(warehouse, table):
+        days += [
+            row["day"] for row in await warehouse.query(_DAYS.replace("{table}", table), {"month": month})
+        ]
+    return days
+
+
 async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say: Say) -> str:
     """Looks again and again at what is left, which is said now and then; returns what is left at the limit."""
     started = said = monotonic()
@@ -76,6 +86,17 @@ async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say:
         pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
     return ""
 
+
+DAY: Final = """event_timestamp >= toDateTime64({day:String}, 3, 'UTC')
+AND event_timestamp < toDateTime64({day:String}, 3, 'UTC') + toIntervalDay(1)"""
+"""A condition on a time: within a day."""
+
+_DAYS: Final = """
+SELECT DISTINCT toString(toDate(event_timestamp)) AS day
+FROM {table}
+WHERE toYYYYMM(event_timestamp) = {month:UInt32}
+ORDER BY day
+"""
 
 _UNFINISHED: Final = """
 SELECT mutation_id, toInt64(parts_to_do) AS parts, latest_fail_reason AS reason

@@ -15,6 +15,9 @@ _TIMES: Final = {
     "events": "toDateTime(event_timestamp)",
     "driver_locations": "toDateTime(event_timestamp)",
     "event_ids": "toDateTime(event_timestamp)",
+    "histories": "toDateTime(event_timestamp)",
+    "facts": "toDateTime(event_timestamp)",
+    "buried": "toDateTime(event_timestamp)",
     "dead_letters": "toDateTime(intDiv(rejected_ms, 1000))",
     "dead_letter_replays": "toDateTime(intDiv(replayed_ms, 1000))",
 }
@@ -22,7 +25,7 @@ _DELETE_ONLY: Final = {
     "events": " WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'))",
     "event_ids": " WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'))",
 }
-_MOVED: Final = frozenset({"events", "driver_locations"})
+_MOVED: Final = frozenset({"events", "driver_locations", "histories", "facts"})
 
 _TABLES: Final = """
 SELECT name, create_table_query, storage_policy

@@ -151,6 +151,8 @@ class TestNothingIsLeft:
         others = await store_all(warehouse)
         assert set(await traces_of(warehouse, USER)) == {
             "events",
+            "histories",
+            "facts",
             "driver_locations",
             "event_ids",
             "dead_letters",
