@@ -179,7 +179,7 @@ class Metrics:
         self.job_runs = Counter(
             "openride_job_runs",
             "Runs of the nightly jobs by how they ended, counted by the instance that ran them.",
-            ["job", "outcome"],
+            ["name", "outcome"],
             registry=registry,
         )
         self.part_ok = Gauge(
@@ -324,6 +324,6 @@ class Metrics:
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The metrics and their media type: OpenMetrics for who accepts it, else Prometheus' text format."""
         if "application/openmetrics-text" in accept:
-            return openmetrics.generate_latest(self.registry), openmetrics.CONTENT_TYPE_LATEST
-        text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call]
-        return text, CONTENT_TYPE_PLAIN_0_0_4
+            text: bytes = openmetrics.generate_latest(self.registry)  # type: ignore[no-untyped-call]
+            return text, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
