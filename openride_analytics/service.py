@@ -27,7 +27,7 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.ops.tracing import tracing_of
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.reports.files import ReportFiles
 from openride_analytics.reports.links import Links
 from openride_analytics.reports.runner import TICK_SECONDS, Runner
@@ -54,7 +54,7 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self.dialects = Dialects(config.kafka)
-        self.tracing = tracing_of(config.tracing, self.metrics)
+        self.tracing = _tracing_of(config, self.metrics)
         engine = warehouse_of(config)
         self.metrics.watch_pool("clickhouse", engine.use)
         self.warehouse: Warehouse = ObservedWarehouse(
@@ -288,3 +288,12 @@ def warehouse_of(config: Config) -> ServerWarehouse | EmbeddedWarehouse:
         return ServerWarehouse(settings.url, query_timeout_seconds=query, insert_timeout_seconds=insert)
     folder = Path(config.storage.data_dir) / "clickhouse"
     return EmbeddedWarehouse(folder, query_timeout_seconds=query, insert_timeout_seconds=insert)
+
+
+def _tracing_of(config: Config, metrics: Metrics) -> Tracing:
+    """Spans for the configured collector, or none."""
+    if not config.tracing.endpoint:
+        return OFF
+    from openride_analytics.ops.otlp import RecordedTracing  # some 12 MB, for nobody who records nothing
+
+    return RecordedTracing(config.tracing.endpoint, metrics.spans_dropped)

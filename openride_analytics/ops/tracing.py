@@ -1,15 +1,12 @@
 """What is done because of what, as spans for a collector of traces (OpenTelemetry, OTLP over HTTP).
 
-Where none is configured nothing is recorded, and nothing of OpenTelemetry is loaded: then a span costs what entering and
-leaving a `with` costs. There are spans of requests, statements, batches and reports, but never of a single event.
+Where none is configured nothing is recorded, and neither exporter nor protobuf is loaded: then a span costs what entering
+and leaving a `with` costs. There are spans of requests, statements, batches and reports, but never of a single event.
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Literal
-
-from openride_analytics.config import Tracing as Settings
-from openride_analytics.ops.metrics import Metrics
 
 Kind = Literal["internal", "server", "client", "consumer"]
 Attributes = Mapping[str, str | int | float | bool]
@@ -67,14 +64,3 @@ class Tracing:
 
 _NOT_RECORDED: Final = nullcontext(Span())
 OFF: Final = Tracing()
-
-
-def tracing_of(settings: Settings, metrics: Metrics) -> Tracing:
-    """What the configuration wants."""
-    if not settings.endpoint:
-        return OFF
-    from openride_analytics.ops.otlp import (
-        RecordedTracing,
-    )  # some 15 MB that nobody needs who records nothing
-
-    return RecordedTracing(settings.endpoint, metrics.spans_dropped)
