@@ -282,27 +282,29 @@ async def test_log_lines_and_exemplars_name_the_trace(app: App) -> None:
 @pytest.mark.parametrize("kind", ["nobody", "hanging"])
 async def test_without_its_collector_the_service_works_and_stops_in_time(kind: str) -> None:
     with hanging() as hangs:
-        endpoint = hangs if kind == "hanging" else f"http://{HOST}:{free_port()}/v1/traces"
+        nobody = f"http://{HOST}:{free_port()}/v1/traces"
         sections = {
             "clickhouse": {"url": f"clickhouse://{HOST}:{free_port()}/openride"},
             "postgres": {"url": f"postgresql://postgres@{HOST}:{free_port()}/postgres"},
-            "tracing": {"endpoint": endpoint},
+            "tracing": {"endpoint": hangs.endpoint if kind == "hanging" else nobody},
         }
         service = Service(msgspec.convert(sections, Config))
         async with running(service) as instance:
-            for _ in range(3):
-                problem(await instance.get("/v1/metrics/bookings"), 503)
-            await asyncio.sleep(1.5)  # now it is sending
+            problem(await instance.get("/v1/metrics/bookings"), 503)
+            if kind == "hanging":
+                assert await asyncio.to_thread(hangs.reached.wait, 30)
             problem(await instance.get("/v1/metrics/bookings"), 503)
             began = time.monotonic()
         assert time.monotonic() - began < 15
-        assert service.metrics.spans_dropped._value.get() > 0
+        async with asyncio.timeout(30):
+            while not service.metrics.spans_dropped._value.get():  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.05)
 
 
 async def test_spans_that_nobody_takes_are_dropped_and_counted_and_nobody_waits() -> None:
     metrics = Metrics()
-    with hanging() as endpoint:
-        tracing = RecordedTracing(endpoint, metrics.spans_dropped)
+    with hanging() as collector:
+        tracing = RecordedTracing(collector.endpoint, metrics.spans_dropped)
         began = time.monotonic()
         for _ in range(10_000):
             with tracing.span("test.span"):

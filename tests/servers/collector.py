@@ -113,20 +113,30 @@ def collecting(port: int = 0) -> Iterator[Collector]:
             server.shutdown()
 
 
+class HangingCollector:
+    """A collector that takes everything and never answers. `reached`: somebody sends."""
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://{HOST}:{port}/v1/traces"
+        self.reached = threading.Event()
+
+
 @contextmanager
-def hanging() -> Iterator[str]:
-    """The endpoint of a collector that takes everything and never answers."""
+def hanging() -> Iterator[HangingCollector]:
+    """One that hangs until the end of the context."""
     over = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
+            collector.reached.set()
             over.wait()
 
     with socketserver.ThreadingTCPServer((HOST, 0), Handler) as server:
         server.daemon_threads = True
+        collector = HangingCollector(server.server_address[1])
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://{HOST}:{server.server_address[1]}/v1/traces"
+            yield collector
         finally:
             over.set()
             server.shutdown()
