@@ -140,7 +140,7 @@ class Runner:
     def wake(self) -> None:
         """There is something to do: no need to wait for the clock."""
         if not self._stopping:
-            task = asyncio.create_task(self.tick(), name="reports", context=Context())
+            task = asyncio.create_task(self.tick(), name="reports")
             self._ticks.add(task)
             task.add_done_callback(self._ticks.discard)
 
