@@ -70,6 +70,8 @@ class ClickHouse(_Section, frozen=True):
     url: str = ""
     query_timeout_seconds: Positive = 10.0
     insert_timeout_seconds: Positive = 60.0
+    # A statement that takes longer is logged, by its name.
+    slow_query_seconds: Positive = 1.0
 
 
 class Postgres(_Section, frozen=True):

@@ -32,6 +32,7 @@ from openride_analytics.reports.links import Links
 from openride_analytics.reports.runner import TICK_SECONDS, Runner
 from openride_analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailable, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.observed import ObservedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 
 log = structlog.get_logger(__name__)
@@ -52,10 +53,16 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self.dialects = Dialects(config.kafka)
-        self.warehouse = warehouse_of(config)
+        engine = warehouse_of(config)
+        self.metrics.watch_pool("clickhouse", engine.use)
+        self.warehouse: Warehouse = ObservedWarehouse(
+            engine, self.metrics, slow_seconds=config.clickhouse.slow_query_seconds
+        )
         # An embedded engine belongs to one process; a server may have other instances, which a cache in memory cannot hear.
         self.cache: Cache = (
-            RedisCache(config.redis.url) if config.redis.url else MemoryCache(alone=not config.clickhouse.url)
+            RedisCache(config.redis.url, self.metrics.cache_failures.inc)
+            if config.redis.url
+            else MemoryCache(alone=not config.clickhouse.url)
         )
         self.gate = Gate(config.auth, self.cache)
         self.answers = Answers(self.cache, config.cache)
@@ -97,6 +104,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """From the first attempt to reach the servers to the last flush."""
+        self._spawn("event_loop", self.metrics.watch_event_loop())
         self._spawn("start", self._start())
         try:
             yield
@@ -148,7 +156,7 @@ class Service:
             return "starting" if self._pool is None else await works(self._pool.fetchval("SELECT 1"))
 
         clickhouse, postgres, redis = await asyncio.gather(
-            works(self.warehouse.query("SELECT 1 AS one")), database(), self.cache.answers()
+            works(self.warehouse.query("-- health.probe\nSELECT 1 AS one")), database(), self.cache.answers()
         )
         return {
             "clickhouse": clickhouse,
@@ -180,7 +188,7 @@ class Service:
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
-        self._jobs = Jobs(pool, self.warehouse, self.cache)
+        self._jobs = Jobs(pool, self.warehouse, self.cache, self.metrics)
         if self._reports is not None:
             self._jobs.every(TICK_SECONDS, "reports", self._reports.tick)
             self._jobs.daily("expire_reports", self._reports.expire, hour=4, minute=17)
@@ -191,7 +199,8 @@ class Service:
     async def _prepare(self) -> "asyncpg.Pool[asyncpg.Record]":
         """Connects, brings the tables up to date, and returns the pool."""
         if self._pool is None:
-            self._pool = await postgres.connect(await self._postgres_address())
+            self._pool = pool = await postgres.connect(await self._postgres_address())
+            self.metrics.watch_pool("postgres", lambda: postgres.use(pool))
         if self.config.storage.migrate_at_start:
             for name in await migrations.migrate(self._pool, self.warehouse):
                 log.info("migrated", migration=name)
@@ -263,7 +272,7 @@ class Service:
         task.add_done_callback(ended)
 
 
-def warehouse_of(config: Config) -> Warehouse:
+def warehouse_of(config: Config) -> ServerWarehouse | EmbeddedWarehouse:
     """The configured ClickHouse server, or the embedded engine."""
     settings = config.clickhouse
     query, insert = settings.query_timeout_seconds, settings.insert_timeout_seconds

@@ -323,7 +323,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
         decode = self._dialects.decoder(partition.topic)
-        events, refused = await decode_records(values, acceptance_now(self._config), decode)
+        events, refused = await decode_records(
+            values, acceptance_now(self._config), decode, took=self._metrics.decode_seconds.observe
+        )
         now_ms = int(time() * 1000)
         # A producer's clock may be anything; nothing arrives after now.
         arrived_ms = min(now_ms, max(0, min(record.timestamp for record in records)))

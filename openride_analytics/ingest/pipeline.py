@@ -8,6 +8,7 @@ memory stays bounded whatever happens behind. Storing is tried for ever (a sourc
 import asyncio
 import contextlib
 import random
+from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +17,9 @@ from typing import Final
 
 import structlog
 
-from openride_analytics.events import BadEvent, Event
+from openride_analytics.events import TYPES, BadEvent, Event
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
-from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.metrics import UNKNOWN, Metrics
 from openride_analytics.warehouse import (
     ContentRefused,
     Parameters,
@@ -39,6 +40,8 @@ _SETTLED_AT_ONCE: Final = 100_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
+
+_REPLAYED: Final = "replay"
 
 UNSTORABLE: Final = BadEvent("invalid_field", "The store cannot hold one of its values.")
 
@@ -79,7 +82,18 @@ class Submission:
     origin: Origin | None = None
     are_letters: bool = False
     refused: Sequence[Event] = ()
+    by_type: Tally[str] = field(init=False)
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def __post_init__(self) -> None:
+        self.by_type = Tally([event.event_type for event in self.events])
+
+    @property
+    def topic(self) -> str:
+        """Where it comes from, for the metrics."""
+        if self.are_letters:
+            return _REPLAYED
+        return self.origin.topic if self.origin else OVER_HTTP
 
     def refuse(self, lines: Collection[bytes]) -> list[DeadLetter]:
         """Takes note of its events among those that the store cannot hold, and returns the letters that they become."""
@@ -131,6 +145,7 @@ class Pipeline:
         self._closing = False
         self.retrying = False
         self.last_failure: Failure | None = None
+        metrics.waiting_events.set_function(lambda: self._waiting_events)
 
     @property
     def waiting_events(self) -> int:
@@ -180,6 +195,9 @@ class Pipeline:
         self._waiting_events += len(submission.events) + len(submission.dead_letters)
         self._waiting_bytes += sum(len(event.line) for event in submission.events)
         self._waiting_bytes += sum(len(letter.record) for letter in submission.dead_letters)
+        self._metrics.consumed(
+            submission.topic, submission.by_type + Tally(map(_type_of, submission.dead_letters))
+        )
         self._changed.notify_all()
         return submission.stored
 
@@ -236,12 +254,17 @@ class Pipeline:
         if self._publish is not None and letters:
             await self._publish(letters)
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
+        by_type = Tally[str]()
+        for submission in batch:
+            by_type += submission.by_type - Tally(event.event_type for event in submission.refused)
         self._metrics.stored(
-            events=events - sum(len(submission.refused) for submission in batch),
+            by_type=by_type,
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        self._metrics.rejected_letters([(letter.reason, letter.topic or OVER_HTTP) for letter in letters])
+        self._metrics.rejected_letters(
+            [(_type_of(letter), letter.reason, letter.topic or OVER_HTTP) for letter in letters]
+        )
         # Where ids clash, a later event may be gone as well: the earliest time covers it.
         if events:
             await self._on_stored(min(event.at_ms for submission in batch for event in submission.events))
@@ -258,6 +281,11 @@ class Pipeline:
             for submission in batch:
                 letters += submission.refuse(lines)
         return await store_dead_letters(self._warehouse, letters)
+
+
+def _type_of(letter: DeadLetter) -> str:
+    """What a refused record claims to be, if there is such an event: of other texts there are too many to count."""
+    return letter.event_type if letter.event_type in TYPES else UNKNOWN
 
 
 async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[Event]:
@@ -371,6 +399,7 @@ async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Par
 _PARTS: Final = 64
 
 _CLASHING: Final = """
+-- clashes.find
 SELECT toString(event_id) AS id
 FROM event_ids
 WHERE {among}
@@ -392,6 +421,7 @@ WHERE event_id IN {ids:Array(UUID)}
 """
 
 _BURY_EVENTS: Final = f"""
+-- clashes.bury_events
 INSERT INTO events (event_type, event_id, event_timestamp, content_rank, is_deleted)
 SELECT DISTINCT event_type, event_id, event_timestamp, 18446744073709551615, 1
 {_LOSERS}
@@ -399,6 +429,7 @@ SELECT DISTINCT event_type, event_id, event_timestamp, 18446744073709551615, 1
 """
 
 _BURY_LOCATIONS: Final = f"""
+-- clashes.bury_locations
 INSERT INTO driver_locations (event_id, event_timestamp, driver_id, content_rank, is_deleted)
 SELECT DISTINCT event_id, event_timestamp, driver_id, 18446744073709551615, 1
 {_LOSERS}

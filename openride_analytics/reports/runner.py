@@ -12,6 +12,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
@@ -23,6 +24,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from openride_analytics.config import Config
 from openride_analytics.ops.metrics import Metrics
@@ -135,13 +137,14 @@ class Runner:
     def wake(self) -> None:
         """There is something to do: no need to wait for the clock."""
         if not self._stopping:
-            task = asyncio.create_task(self.tick(), name="reports")
+            task = asyncio.create_task(self.tick(), name="reports", context=Context())
             self._ticks.add(task)
             task.add_done_callback(self._ticks.discard)
 
     def _work(self, places: set[asyncio.Task[None]], wanted: int, *, to_make: bool) -> None:
         while len(places) < wanted and not self._stopping:
-            task = asyncio.create_task(self._take_up(to_make=to_make), name="reports")
+            # In a context of its own: what is logged there is about no request that has woken it.
+            task = asyncio.create_task(self._take_up(to_make=to_make), name="reports", context=Context())
             places.add(task)
             task.add_done_callback(places.discard)
 
@@ -153,7 +156,8 @@ class Runner:
                 run = await runs.claim(self._pool, timedelta(seconds=HOLD_SECONDS), to_make=to_make)
                 if run is None:
                     return
-                await self._held(run, self._make if to_make else self._deliver)
+                with bound_contextvars(report_id=str(run.report_id)):
+                    await self._held(run, self._make if to_make else self._deliver)
             except LostRun:
                 log.warning("report_run_lost", report_id=str(run and run.report_id))
             except POSTGRES_AWAY as error:
@@ -194,7 +198,8 @@ class Runner:
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="openride-report-"))
         try:
             async with asyncio.timeout(_MAKE_SECONDS):
-                report = await content.make(self._warehouse, self._order(run), folder)
+                with self._metrics.report_make_seconds.time():
+                    report = await content.make(self._warehouse, self._order(run), folder)
                 if report.empty and run.definition.when_empty == "skip":
                     await runs.store_skipped(self._pool, run)
                     self._metrics.report_runs.labels("skipped").inc()

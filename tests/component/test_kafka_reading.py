@@ -197,6 +197,27 @@ class TestWhatABrokerHandsOver:
             ]
             assert work.metrics.rejected_by_reason() == {"invalid_json": 2}
 
+    async def test_what_is_read_is_counted_by_topic_and_what_is_not_stored_yet_is_the_lag(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        sent = await topic.send(5)
+        await topic.send_raw(b"{")
+        consumed, place = "openride_events_consumed_total", {"topic": topic.name, "partition": "0"}
+        async with reading(topic.settings, embedded_warehouse) as work:
+            await work.until_stored(sent)
+            await work.until_committed({0: 6})
+            assert work.count(consumed, topic=topic.name, event_type="booking.created") == 5
+            assert work.count(consumed, topic=topic.name, event_type="unknown") == 1
+            labels = {"topic": topic.name, "reason": "invalid_json", "event_type": "unknown"}
+            assert work.count("openride_events_rejected_total", **labels) == 1
+            assert 1 <= work.count("openride_decode_seconds_count") <= 6
+
+            async def measured() -> bool:
+                return work.metrics.registry.get_sample_value("openride_consumer_lag_events", place) == 0
+
+            await until(measured, "measure its lag")
+            assert work.metrics.registry.get_sample_value("openride_consumer_lag_seconds", place) == 0
+
     async def test_only_committed_transactions_are_read_and_their_marks_are_no_lag_and_no_loss(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
     ) -> None:
