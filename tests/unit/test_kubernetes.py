@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-# The oldest that still gets fixes, and the newest whose schemas are known.
-KUBERNETES = ("1.34", "1.37")
+# The oldest that the page names, and the newest whose schemas are known.
+KUBERNETES = ("1.27", "1.37")
 OF_KUSTOMIZE = "kustomize.config.k8s.io/"
 OF_OPERATORS = ("monitoring.coreos.com/",)
 
