@@ -16,7 +16,7 @@ from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, lent
 
-from .running import ServiceProcess
+from .running import Sections, ServiceProcess
 
 PAGE = (Path(__file__).resolve().parents[2] / "deploy" / "README.md").read_text(encoding="utf-8")
 (CONFIGURATION,) = re.findall(r"^<clickhouse>.*?^</clickhouse>$", PAGE, re.MULTILINE | re.DOTALL)
@@ -68,7 +68,7 @@ async def test_a_restored_service_answers_as_before_and_brings_no_erased_user_ba
     own_clickhouse: ClickHouseServer, postgres: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:
     postgres.must_be_ours()
-    config = {
+    config: Sections = {
         "clickhouse": {"url": own_clickhouse.url},
         "postgres": {"url": postgres_url},
         "auth": {"enabled": True},
