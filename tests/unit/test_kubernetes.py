@@ -246,3 +246,20 @@ def test_the_example_is_put_together_as_a_whole() -> None:
     assert container["envFrom"][0]["secretRef"]["name"] == made["Secret"]["metadata"]["name"]
     assert made["ConfigMap"]["metadata"]["name"] in str(spec["volumes"])
     assert made["Secret"]["data"].keys() == SECRET.keys()
+
+
+def gibibytes(quantity: str) -> float:
+    number, unit = float(quantity[:-2]), quantity[-2:]
+    return number * {"Mi": 1 / 1024, "Gi": 1.0}[unit]
+
+
+def test_a_pod_has_room_for_what_it_was_measured_to_need() -> None:
+    requests, limits = CONTAINER["resources"]["requests"], CONTAINER["resources"]["limits"]
+    assert requests.keys() == {"cpu", "memory", "ephemeral-storage"}
+    # None of CPU: throttled, the event loop answers no probe.
+    assert limits.keys() == {"memory", "ephemeral-storage"}
+    # Catching up at full rate; and with it four workbooks and two reports.
+    assert gibibytes(requests["memory"]) >= 0.254
+    assert gibibytes(limits["memory"]) >= 0.254 + 4 * 0.242 + 2 * 0.158
+    empty = [volume["emptyDir"]["sizeLimit"] for volume in POD["spec"]["volumes"] if "emptyDir" in volume]
+    assert gibibytes(limits["ephemeral-storage"]) > sum(map(gibibytes, empty))
