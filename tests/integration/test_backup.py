@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 
@@ -58,6 +59,14 @@ def shell(command: str, postgres: PostgresServer, url: str, folder: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
+async def everything_lost_in(postgres_url: str) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    finally:
+        await connection.close()
+
+
 def posted(service: ServiceProcess, *users: str) -> list[dict[str, Any]]:
     events = [event for user in users for event in happened(user)]
     service.post_events(body(events), content_type="application/x-ndjson")
@@ -96,11 +105,12 @@ async def test_a_restored_service_answers_as_before_and_brings_no_erased_user_ba
         done_by(own_clickhouse, sql("RENAME DATABASE"))
         done_by(own_clickhouse, sql("RESTORE DATABASE"))
         done_by(own_clickhouse, sql("INSERT INTO"))
+        await everything_lost_in(postgres_url)
         shell("pg_restore", postgres, postgres_url, tmp_path)
 
         service.start()
-        # The key that was made before the backup is known again.
         service.wait_until_ready()
+        # The key that was made before the backup is known again.
         assert figures(service)[0] == 3, "the erased one is back, and the last is not there yet"
         # What came later comes again, as from Kafka. More of who was erased is left out by the saved table.
         service.post_events(body([*since, *happened(erased)]), content_type="application/x-ndjson")
