@@ -27,6 +27,7 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.reports.files import ReportFiles
 from openride_analytics.reports.links import Links
 from openride_analytics.reports.runner import TICK_SECONDS, Runner
@@ -53,10 +54,14 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self.dialects = Dialects(config.kafka)
+        self.tracing = _tracing_of(config, self.metrics)
         engine = warehouse_of(config)
         self.metrics.watch_pool("clickhouse", engine.use)
         self.warehouse: Warehouse = ObservedWarehouse(
-            engine, self.metrics, slow_seconds=config.clickhouse.slow_query_seconds
+            engine,
+            self.metrics,
+            slow_seconds=config.clickhouse.slow_query_seconds,
+            tracing=self.tracing,
         )
         # An embedded engine belongs to one process; a server may have other instances, which a cache in memory cannot hear.
         self.cache: Cache = (
@@ -76,9 +81,10 @@ class Service:
             max_delay_seconds=config.ingest.max_delay_seconds,
             on_stored=self.cache.data_changed,
             publish=self.dead_letter_topic.publish if self.dead_letter_topic else None,
+            tracing=self.tracing,
         )
         self.kafka = (
-            KafkaSource(config, self.dialects, self.pipeline, self.metrics)
+            KafkaSource(config, self.dialects, self.pipeline, self.metrics, self.tracing)
             if config.kafka.bootstrap_servers
             else None
         )
@@ -217,6 +223,7 @@ class Service:
             files=await asyncio.to_thread(ReportFiles.configured, self.config),
             links=await Links.of(self.config, self._pool),
             metrics=self.metrics,
+            tracing=self.tracing,
         )
         return self._pool
 
@@ -255,6 +262,7 @@ class Service:
         await self.warehouse.close()
         if self._embedded_postgres is not None:
             await self._embedded_postgres.stop()
+        await self.tracing.close()
         log.info("stopped")
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -280,3 +288,12 @@ def warehouse_of(config: Config) -> ServerWarehouse | EmbeddedWarehouse:
         return ServerWarehouse(settings.url, query_timeout_seconds=query, insert_timeout_seconds=insert)
     folder = Path(config.storage.data_dir) / "clickhouse"
     return EmbeddedWarehouse(folder, query_timeout_seconds=query, insert_timeout_seconds=insert)
+
+
+def _tracing_of(config: Config, metrics: Metrics) -> Tracing:
+    """Spans for the configured collector, or none."""
+    if not config.tracing.endpoint:
+        return OFF
+    from openride_analytics.ops.otlp import RecordedTracing  # some 12 MB, for nobody who records nothing
+
+    return RecordedTracing(config.tracing.endpoint, metrics.spans_dropped)

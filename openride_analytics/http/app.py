@@ -61,7 +61,7 @@ def http_app(service: Service) -> ASGIApp:
     largest_bytes = service.config.ingest.max_request_bytes
     held = HeldBytes(_BODIES_HELD * largest_bytes)
     bounded = BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
-    return Observed(access.Hardened(bounded, service.config), service.metrics)
+    return Observed(access.Hardened(bounded, service.config), service.metrics, service.tracing)
 
 
 def ops_app(service: Service) -> ASGIApp:
@@ -76,7 +76,7 @@ def ops_app(service: Service) -> ASGIApp:
     )
     largest_bytes = 1_024
     bounded = BoundedBodies(app, largest_bytes=largest_bytes, held=HeldBytes(_BODIES_HELD * largest_bytes))
-    return Observed(access.Hardened(bounded, service.config), service.metrics)
+    return Observed(access.Hardened(bounded, service.config), service.metrics, service.tracing)
 
 
 _OPERATIONS: Final = (health.health, health.live, health.ready, health.prometheus_metrics)

@@ -20,6 +20,7 @@ import structlog
 from openride_analytics.events import TYPES, BadEvent, Event
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
+from openride_analytics.ops.tracing import OFF, Span, Tracing
 from openride_analytics.warehouse import (
     ContentRefused,
     Parameters,
@@ -69,6 +70,15 @@ class Origin:
 
 
 @dataclass
+class Traced:
+    """For the trace of a batch: when some records of it were decoded (Unix nanoseconds), and later the batch's span."""
+
+    decode_began_ns: int
+    decode_ended_ns: int
+    batch: Span | None = None
+
+
+@dataclass
 class Submission:
     """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
 
@@ -82,6 +92,7 @@ class Submission:
     origin: Origin | None = None
     are_letters: bool = False
     refused: Sequence[Event] = ()
+    traced: Traced | None = None
     by_type: Tally[str] = field(init=False)
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -130,8 +141,10 @@ class Pipeline:
         max_delay_seconds: float,
         on_stored: Callable[[int], Awaitable[None]],
         publish: Callable[[Sequence[DeadLetter]], Awaitable[None]] | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._warehouse = warehouse
+        self._tracing = tracing
         self._metrics = metrics
         self._max_batch_events = max_batch_events
         self._max_delay_seconds = max_delay_seconds
@@ -178,10 +191,11 @@ class Pipeline:
         dead_letters: Sequence[DeadLetter],
         arrived_ms: int,
         origin: Origin | None = None,
+        traced: Traced | None = None,
     ) -> "asyncio.Future[None]":
         """The same without waiting: for a source that looks at `has_room` itself before it fetches more."""
         async with self._changed:
-            return self._add(Submission(events, dead_letters, arrived_ms, origin))
+            return self._add(Submission(events, dead_letters, arrived_ms, origin, traced=traced))
 
     async def _put(self, submission: Submission) -> "asyncio.Future[None]":
         async with self._changed:
@@ -204,7 +218,7 @@ class Pipeline:
     async def run(self) -> None:
         """Stores batch after batch until `close`, and then what is left."""
         while batch := await self._gather():
-            await self._store(batch)
+            await self._store_traced(batch)
             for submission in batch:
                 if not submission.stored.done():
                     submission.stored.set_result(None)
@@ -229,6 +243,21 @@ class Pipeline:
             self._changed.notify_all()
             return batch
 
+    async def _store_traced(self, batch: Sequence[Submission]) -> None:
+        traced = [submission.traced for submission in batch if submission.traced is not None]
+        began = min((part.decode_began_ns for part in traced), default=None)
+        sizes = {
+            "openride.events": sum(len(submission.events) for submission in batch),
+            "openride.dead_letters": sum(len(submission.dead_letters) for submission in batch),
+        }
+        with self._tracing.span("ingest.batch", kind="consumer", attributes=sizes, start_ns=began) as span:
+            if began is not None:
+                ended = max(part.decode_ended_ns for part in traced)
+                self._tracing.past("ingest.decode", span, began, ended, {"openride.parts": len(traced)})
+            for part in traced:
+                part.batch = span
+            await self._store(batch)
+
     async def _store(self, batch: Sequence[Submission]) -> None:
         """Stores a batch, however long it takes: repeating it changes nothing."""
         events = sum(len(submission.events) for submission in batch)
@@ -252,7 +281,8 @@ class Pipeline:
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         self.retrying = False
         if self._publish is not None and letters:
-            await self._publish(letters)
+            with self._tracing.span("ingest.publish"):
+                await self._publish(letters)
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         by_type = Tally[str]()
         for submission in batch:
@@ -274,6 +304,7 @@ class Pipeline:
         refused = await store_events(
             self._warehouse,
             [(event, submission.arrived_ms) for submission in batch for event in submission.events],
+            self._tracing,
         )
         letters = [letter for submission in batch for letter in submission.dead_letters]
         if refused:
@@ -288,7 +319,9 @@ def _type_of(letter: DeadLetter) -> str:
     return letter.event_type if letter.event_type in TYPES else UNKNOWN
 
 
-async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[Event]:
+async def store_events(
+    warehouse: Warehouse, events: Sequence[tuple[Event, int]], tracing: Tracing = OFF
+) -> list[Event]:
     """Stores events (with their time of arrival), and settles ids that came with different contents.
 
     Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
@@ -296,10 +329,13 @@ async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]
     """
     if not events:
         return []
-    refused = await _Insertion(warehouse).insert(events)
+    with tracing.span("ingest.insert"):
+        refused = await _Insertion(warehouse).insert(events)
     given = [event for event, _ in events if event.event_id is not None]
-    for start in range(0, len(given), _SETTLED_AT_ONCE):
-        await settle_clashes(warehouse, [event.id_text for event in given[start : start + _SETTLED_AT_ONCE]])
+    with tracing.span("ingest.settle"):
+        for start in range(0, len(given), _SETTLED_AT_ONCE):
+            some = given[start : start + _SETTLED_AT_ONCE]
+            await settle_clashes(warehouse, [event.id_text for event in some])
     return refused
 
 

@@ -28,6 +28,7 @@ from structlog.contextvars import bound_contextvars
 
 from openride_analytics.config import Config
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.reports import content, message, runs, sending
 from openride_analytics.reports.content import BadOrder, Order, RenderingFailed, Report
 from openride_analytics.reports.files import FilesUnavailable, ReportFiles
@@ -82,6 +83,7 @@ class Runner:
         files: ReportFiles,
         links: Links,
         metrics: Metrics,
+        tracing: Tracing = OFF,
     ) -> None:
         self.links = links
         self.files = files
@@ -89,6 +91,7 @@ class Runner:
         self._warehouse = warehouse
         self._config = config
         self._metrics = metrics
+        self._tracing = tracing
         self._makers = set[asyncio.Task[None]]()
         self._deliverers = set[asyncio.Task[None]]()
         self._ticks = set[asyncio.Task[None]]()
@@ -156,7 +159,12 @@ class Runner:
                 run = await runs.claim(self._pool, timedelta(seconds=HOLD_SECONDS), to_make=to_make)
                 if run is None:
                     return
-                with bound_contextvars(report_id=str(run.report_id)):
+                name = "report.make" if to_make else "report.deliver"
+                about = {"openride.report_id": str(run.report_id)}
+                with (
+                    bound_contextvars(report_id=str(run.report_id)),
+                    self._tracing.span(name, attributes=about),
+                ):
                     await self._held(run, self._make if to_make else self._deliver)
             except LostRun:
                 log.warning("report_run_lost", report_id=str(run and run.report_id))
@@ -281,8 +289,10 @@ class Runner:
             return
         message_id, secret = begun
         delivery = msgspec.structs.replace(delivery, attempts=delivery.attempts + 1)
+        about = {"openride.kind": delivery.kind, "openride.attempt": delivery.attempts}
         try:
-            await self._hand_over(run, report, delivery, message_id, secret or "")
+            with self._tracing.span("report.delivery", kind="client", attributes=about):
+                await self._hand_over(run, report, delivery, message_id, secret or "")
         except DeliveryFailed as error:
             await self._not_delivered(run, delivery, error)
             return

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.warehouse import (
     Block,
     Parameters,
@@ -64,10 +65,13 @@ class _Blocks:
 class ObservedWarehouse:
     """Keeps the promises of `Warehouse` by another one, and tells how it does."""
 
-    def __init__(self, inner: Warehouse, metrics: Metrics, *, slow_seconds: float) -> None:
+    def __init__(
+        self, inner: Warehouse, metrics: Metrics, *, slow_seconds: float, tracing: Tracing = OFF
+    ) -> None:
         self._inner = inner
         self._metrics = metrics
         self._slow_seconds = slow_seconds
+        self._tracing = tracing
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """See `Warehouse.query`."""
@@ -110,7 +114,10 @@ class ObservedWarehouse:
         failure = ""
         began = perf_counter()
         try:
-            yield statement
+            with self._tracing.statement(name, "clickhouse") as span:
+                yield statement
+                if statement.rows is not None:
+                    span.set("db.response.returned_rows", statement.rows)
         except (WarehouseError, CancelledError) as error:
             failure = _kind(error)
             raise

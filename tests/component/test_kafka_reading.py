@@ -24,6 +24,7 @@ from openride_analytics.ingest.kafka import KafkaSource, PartitionState
 from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from tests.integration.streaming import EventTopics
@@ -44,14 +45,19 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Reading:
     """A source at work on one topic, into a real store."""
 
-    def __init__(self, settings: Kafka, warehouse: Warehouse) -> None:
+    def __init__(self, settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF) -> None:
         config = Config(kafka=settings, retention=Retention(hot_days=0, cold_days=0))
         self.metrics = Metrics()
         self.warehouse = warehouse
         self.pipeline = Pipeline(
-            warehouse, self.metrics, max_batch_events=10_000, max_delay_seconds=0.02, on_stored=_nothing
+            warehouse,
+            self.metrics,
+            max_batch_events=10_000,
+            max_delay_seconds=0.02,
+            on_stored=_nothing,
+            tracing=tracing,
         )
-        self.source = KafkaSource(config, Dialects(settings), self.pipeline, self.metrics)
+        self.source = KafkaSource(config, Dialects(settings), self.pipeline, self.metrics, tracing)
 
     async def stored(self) -> set[str]:
         rows = await self.warehouse.query("SELECT toString(event_id) AS id FROM events FINAL")
@@ -92,8 +98,8 @@ async def _nothing(earliest_ms: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def reading(settings: Kafka, warehouse: Warehouse) -> AsyncIterator[Reading]:
-    work = Reading(settings, warehouse)
+async def reading(settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF) -> AsyncIterator[Reading]:
+    work = Reading(settings, warehouse, tracing)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(work.pipeline.run())
         source = tasks.create_task(work.source.run())
