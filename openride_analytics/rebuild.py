@@ -8,7 +8,14 @@ verdict for good (its winner may have expired, or been erased, and the loser's c
 from typing import Final
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.facts import ADD_HISTORIES, FACTS, THING, derive_among
+from openride_analytics.ingest.facts import (
+    ADD_HISTORIES,
+    FACTS,
+    IN_PART,
+    THING,
+    derive_among,
+    parts_of_things,
+)
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
@@ -63,12 +70,12 @@ async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
 
 async def _renew_facts(warehouse: Warehouse, say: Say) -> None:
     """Derives all of them anew. Those that do not follow from the histories are taken away first."""
-    for part in range(_PARTS):
-        rows = await warehouse.query(_COUNT_STALE_FACTS, {"part": part})
+    async for part in parts_of_things(warehouse):
+        rows = await warehouse.query(_COUNT_STALE_FACTS, part)
         if stale := int(rows[0]["stale"]):
-            say(f"facts: {stale} that do not follow, part {part + 1} of {_PARTS}")
-            await mutate(warehouse, "facts", f"DELETE WHERE {_STALE_FACTS}", {"part": part}, say=say)
-        await derive_among(warehouse, _OF_THINGS_PART, {"part": part})
+            say(f"facts: {stale} that do not follow")
+            await mutate(warehouse, "facts", f"DELETE WHERE {_STALE_FACTS}", part, say=say)
+        await derive_among(warehouse, IN_PART, part)
     say("facts: from histories")
 
 
@@ -93,7 +100,7 @@ AND if(
 )
 """
 
-_COUNT_STALE: Final = f"SELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
+_COUNT_STALE: Final = f"-- rebuild.stale\nSELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
 
 _STALE_HISTORIES: Final = f"""
 {DAY}
@@ -105,24 +112,27 @@ AND (event_type, event_timestamp, event_id, content_rank) NOT IN
 )
 """
 
-_COUNT_STALE_HISTORIES: Final = f"SELECT toInt64(count()) AS stale FROM histories WHERE {_STALE_HISTORIES}"
-
-_OF_THINGS_PART: Final = f"sipHash64(thing_id) % {_PARTS} = {{part:UInt8}}"
+_COUNT_STALE_HISTORIES: Final = (
+    f"-- rebuild.stale_histories\nSELECT toInt64(count()) AS stale FROM histories WHERE {_STALE_HISTORIES}"
+)
 
 _STALE_FACTS: Final = f"""
-{_OF_THINGS_PART}
+{IN_PART}
 AND is_deleted = 0
 AND (event_type, event_timestamp, event_id, version) NOT IN
 (
     SELECT event_type, event_timestamp, event_id, version
-    FROM ({FACTS.replace("{among}", _OF_THINGS_PART)})
+    FROM ({FACTS.replace("{among}", IN_PART)})
 )
 """
 
-_COUNT_STALE_FACTS: Final = f"SELECT toInt64(count()) AS stale FROM facts WHERE {_STALE_FACTS}"
+_COUNT_STALE_FACTS: Final = (
+    f"-- rebuild.stale_facts\nSELECT toInt64(count()) AS stale FROM facts WHERE {_STALE_FACTS}"
+)
 
 # What names an erased user may still be there while it is being removed.
 _ADD_EVENTS: Final = f"""
+-- rebuild.add_events
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, thing_id, content_rank)
 SELECT DISTINCT
     event_id, event_type, event_timestamp, toUUID('00000000-0000-0000-0000-000000000000'), {THING}, content_rank
@@ -134,6 +144,7 @@ WHERE {DAY}
 """
 
 _ADD_LOCATIONS: Final = f"""
+-- rebuild.add_locations
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, content_rank)
 SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id, content_rank
 FROM driver_locations

@@ -26,7 +26,9 @@ async def mutate(
     warehouse: Warehouse, table: str, change: str, parameters: Parameters | None = None, *, say: Say
 ) -> None:
     """`ALTER TABLE table change`, to its end. Raises `QueryTooLong` after hours, and what `Warehouse` raises."""
-    await warehouse.execute(f"ALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters)
+    await warehouse.execute(
+        f"-- changes.mutate\nALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters
+    )
     # Those that others have submitted come first in any case: the table's mutations are carried out in order.
     ours = [row["mutation_id"] for row in await warehouse.query(_UNFINISHED, {"table": table})]
 
@@ -92,6 +94,7 @@ AND event_timestamp < toDateTime64({day:String}, 3, 'UTC') + toIntervalDay(1)"""
 """A condition on a time: within a day."""
 
 _DAYS: Final = """
+-- changes.days
 SELECT DISTINCT toString(toDate(event_timestamp)) AS day
 FROM {table}
 WHERE toYYYYMM(event_timestamp) = {month:UInt32}
@@ -99,6 +102,7 @@ ORDER BY day
 """
 
 _UNFINISHED: Final = """
+-- changes.unfinished
 SELECT mutation_id, toInt64(parts_to_do) AS parts, latest_fail_reason AS reason
 FROM system.mutations
 WHERE database = currentDatabase() AND table = {table:String} AND NOT is_done
@@ -106,12 +110,14 @@ ORDER BY create_time, mutation_id
 """
 
 _INSERTING: Final = """
+-- changes.inserting
 SELECT query_id
 FROM system.processes
 WHERE current_database = currentDatabase() AND query_kind = 'Insert'
 """
 
 _MONTHS: Final = """
+-- changes.months
 SELECT DISTINCT partition AS month
 FROM system.parts
 WHERE database = currentDatabase() AND table = {table:String} AND active
