@@ -64,13 +64,8 @@ async def months_of(warehouse: Warehouse, table: str) -> list[int]:
 
 
 async def days_of(warehouse: Warehouse, table: str) -> list[str]:
-    """The days, UTC, of a table that is partitioned by month: what `DAY` binds as `day`."""
-    days = []
-    for month in await months_of(warehouse, table):
-        days += [
-            row["day"] for row in await warehouse.query(_DAYS.replace("{table}", table), {"month": month})
-        ]
-    return days
+    """The days, UTC, of which a table has rows: what `DAY` binds as `day`."""
+    return [row["day"] for row in await warehouse.query(_DAYS.replace("{table}", table))]
 
 
 async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say: Say) -> str:
@@ -97,7 +92,6 @@ _DAYS: Final = """
 -- changes.days
 SELECT DISTINCT toString(toDate(event_timestamp)) AS day
 FROM {table}
-WHERE toYYYYMM(event_timestamp) = {month:UInt32}
 ORDER BY day
 """
 
