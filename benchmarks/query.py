@@ -5,7 +5,7 @@ A real ClickHouse in a temporary folder makes the events itself, from `numbers()
 events, besides driver locations, one for 5 of them unless `--locations` says how many. Each endpoint's function is then asked
 `--runs` times, without the cache, for 30 days (other ones each time) and for almost all 90.
 
-The tables are as they are in production a day later: each month's parts have been merged into one (migration 0003).
+The tables are as they are in production a day later: each month's parts have been merged into one (migration 0004).
 With `--unmerged` they stay as they were written: five parts a month that all reach over all of it, which is
 worse than a stream leaves them, as that comes in order of time.
 
@@ -29,6 +29,7 @@ from zoneinfo import ZoneInfo
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from openride_analytics.analytics import cohort, funnel, geographic, retention
+from openride_analytics.ingest.facts import IN_PART, derive_among, parts_of_things
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
 from openride_analytics.migrations import load
@@ -42,6 +43,7 @@ LAGOS: Final = ZoneInfo("Africa/Lagos")
 DAYS: Final = 90
 LONGEST: Final = 85  # so that the long periods differ too
 EVENTS_A_BOOKING: Final = 5.75
+THINGS_AT_ONCE: Final = 200_000
 
 # An id is a hash of what it is of and of its number.
 _ID: Final = "reinterpretAsUUID(sipHash128({seed:UInt64}, '%s', toUInt64(%s)))"
@@ -234,7 +236,9 @@ async def fill(warehouse: Warehouse, events: int, seed: int, locations: int | No
     }
     for statement in (_USERS, _ROUTES, _BOOKINGS, _LOCATIONS):
         await warehouse.execute(statement, parameters)
-    for table in ("events", "driver_locations"):
+    async for part in parts_of_things(warehouse, THINGS_AT_ONCE):
+        await derive_among(warehouse, IN_PART, part)
+    for table in ("events", "facts", "driver_locations"):
         ((stored),) = await warehouse.query(f"SELECT count() AS stored FROM {table}")
         print(f"{table:<28} {stored['stored']:,}")
     print(f"{'made in':<28} {time.perf_counter() - began:,.0f} s", flush=True)
@@ -242,7 +246,7 @@ async def fill(warehouse: Warehouse, events: int, seed: int, locations: int | No
 
 async def _merge(warehouse: Warehouse) -> None:
     began = time.perf_counter()
-    for table in ("events", "driver_locations"):
+    for table in ("events", "facts", "driver_locations"):
         await warehouse.execute(f"OPTIMIZE TABLE {table} FINAL")
     print(f"{'merged in':<28} {time.perf_counter() - began:,.0f} s", flush=True)
 
