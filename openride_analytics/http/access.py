@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from litestar.types import Scope as ASGIScope
 
 from openride_analytics.access import SCOPES, Caller, Denied, Scope
-from openride_analytics.config import Config, is_loopback
+from openride_analytics.config import is_loopback
 from openride_analytics.http.problems import MEDIA_TYPE, Problem, problem
 from openride_analytics.service import Service
 
@@ -143,12 +143,15 @@ COMPONENTS: Final = Components(
 class Hardened:
     """An ASGI application around all others: headers on each answer, whatever it is.
 
-    Where nobody needs a key, it also refuses what a page of another site makes a browser of this machine send: names that
-    were made to point here, and changes from foreign origins.
+    While the service stops, each answer ends its connection: a client that keeps one would never learn that it has to go
+    elsewhere. Where nobody needs a key, what a page of another site makes a browser of this machine send is refused: names
+    that were made to point here, and changes from foreign origins.
     """
 
-    def __init__(self, app: ASGIApp, config: Config) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        config = service.config
         self._app = app
+        self._stopping = service.stopping
         self._names_checked = not config.auth.enabled and not config.auth.open_to_everybody
         self._origins_checked = not config.auth.enabled
         self._origins = frozenset(config.server.cors_origins)
@@ -166,6 +169,8 @@ class Hardened:
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
                 headers["Content-Security-Policy"] = policy
+                if self._stopping.is_set():
+                    headers["Connection"] = "close"
             await send(message)
 
         if self._from_elsewhere(scope):

@@ -86,7 +86,7 @@ def http_app(service: Service) -> ASGIApp:
     largest_bytes = service.config.ingest.max_request_bytes
     held = HeldBytes(_BODIES_HELD * largest_bytes)
     bounded = BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
-    return access.Hardened(bounded, service.config)
+    return access.Hardened(bounded, service)
 
 
 def ops_app(service: Service) -> ASGIApp:
@@ -101,7 +101,7 @@ def ops_app(service: Service) -> ASGIApp:
     )
     largest_bytes = 1_024
     bounded = BoundedBodies(app, largest_bytes=largest_bytes, held=HeldBytes(_BODIES_HELD * largest_bytes))
-    return access.Hardened(bounded, service.config)
+    return access.Hardened(bounded, service)
 
 
 _OPERATIONS: Final = (health.health, health.live, health.ready, health.prometheus_metrics)

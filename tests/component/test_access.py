@@ -66,7 +66,7 @@ def routes() -> list[tuple[str, str, str]]:
                 assert route.path in {*OPEN, *SIGNED, FILES} or handler.fn.__module__.startswith(
                     "litestar."
                 ), route.path
-    return found
+    return sorted(found)  # Litestar keeps them in sets
 
 
 ROUTES = routes()
