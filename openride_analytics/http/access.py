@@ -36,11 +36,6 @@ _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-# The page to try the API: Swagger UI from its CDN, started by a script in the page that holds no foreign text.
-_DOCS_POLICY: Final = (
-    "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; style-src https://cdn.jsdelivr.net "
-    "'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -161,14 +156,12 @@ class Hardened:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        policy = _DOCS_POLICY if scope["path"] == "/docs" else _POLICY
 
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableScopeHeaders.from_message(message)
                 for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers["Content-Security-Policy"] = policy
+                    headers[name] = value
                 if self._stopping.is_set():
                     headers["Connection"] = "close"
             await send(message)

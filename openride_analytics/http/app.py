@@ -5,7 +5,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import asyncpg
-from litestar import Litestar, MediaType, Request, Response, get, route
+from litestar import Litestar, Response, route
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.enums import HttpMethod, ScopeType
@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from openride_analytics import __version__
@@ -66,15 +66,6 @@ class _Timed(ASGIMiddleware):
             await send(message)
 
         await next_app(scope, receive, observed)
-
-
-_SWAGGER: Final = SwaggerRenderPlugin()
-
-
-@get("/docs", media_type=MediaType.HTML, opt=access.OPEN, include_in_schema=False)
-async def docs(request: Request[Any, Any, State]) -> bytes:
-    """A page to try the API."""
-    return _SWAGGER.render(request, request.app.openapi_schema.to_schema())
 
 
 # Bodies being read or decoded: so many of the largest.
@@ -141,7 +132,6 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
     origins = list(service.config.server.cors_origins)
     handlers: list[HTTPRouteHandler] = [
         *dashboard.handlers(service.config.analytics),
-        docs,
         *metrics.handlers(),
         *analytics.handlers(),
         *exports.handlers(),
@@ -180,7 +170,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             version=__version__,
             description=_DESCRIPTION,
             components=access.COMPONENTS,
-            # Litestar takes the root of this path for itself: at "/" stands the dashboard, so "/docs" is a handler of ours.
+            # Litestar takes the root of this path for itself, and at "/" stands the dashboard.
             path="/schema",
             render_plugins=[JsonRenderPlugin(path="/")],
         ),

@@ -640,12 +640,6 @@ async def test_the_schema_lists_the_fields_of_an_answer(app: App, endpoint: str)
     assert set(fields(documented["summary"])) == set(answer["summary"])
 
 
-async def test_there_is_a_page_to_try_it(app: App) -> None:
-    page = await app.get("/docs")
-    assert page.status_code == 200
-    assert page.headers["Content-Type"].startswith("text/html")
-
-
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
 async def test_a_ready_service_says_the_state_of_each_part(app: App, path: str) -> None:
     response = await app.get(path)
