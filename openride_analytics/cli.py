@@ -43,6 +43,8 @@ def _on_stores(options: argparse.Namespace) -> int:
     """The commands that use the configured stores."""
     settings = _configured(options.config)
     Dialects(settings.kafka)  # a mistake in them stops the start, also where nothing is read from Kafka yet
+    if options.command != "keys":  # which are in PostgreSQL alone
+        checks.stores_can_be_had(settings)
     if options.command == "check-config":
         # Each server gets its one line; neither its driver nor we say more, and standard output is the configuration.
         logging.disable()

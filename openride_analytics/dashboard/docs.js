@@ -295,6 +295,7 @@ async function main() {
   );
   byId("state").textContent = "";
   byId("find").addEventListener("input", find);
+  byId("above").addEventListener("submit", (event) => event.preventDefault());
   addEventListener("hashchange", reveal);
   reveal();
 }
