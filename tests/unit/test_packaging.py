@@ -7,9 +7,11 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -105,6 +107,28 @@ def test_the_wheel_carries_the_migrations_inside_the_package(tmp_path: Path) -> 
         "openride_analytics",
         f"openride_analytics-{PROJECT['version']}.dist-info",
     }
+
+
+def audited(*packages: dict[str, Any]) -> tuple[int, str]:
+    spec = spec_from_file_location("audit", ROOT / ".ci" / "audit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    audit = module_from_spec(spec)
+    spec.loader.exec_module(audit)
+    code, text = audit.judged(msgspec.json.encode({"dependencies": packages}) if packages else b"")
+    return code, text
+
+
+def test_an_audit_passes_only_what_was_looked_up_and_has_no_known_vulnerability() -> None:
+    well = {"name": "litestar", "version": "2.25.0", "vulns": []}
+    ill = {"name": "redis", "version": "8.0", "vulns": [{"id": "CVE-2030-1", "fix_versions": ["8.1"]}]}
+    unknown = {"name": "asynch", "skip_reason": "not found"}
+    assert audited(well) == (0, "1 packages, no known vulnerabilities.")
+    assert audited(well, ill) == (1, "redis 8.0: CVE-2030-1, fixed in 8.1")
+    assert audited(well, unknown) == (1, "could not be looked up: asynch")
+    for nobody in (audited(unknown), audited()):
+        assert nobody[0] == 3
+        assert "NOT AUDITED" in nobody[1]
 
 
 def test_the_image_runs_as_a_numeric_user_who_is_not_root() -> None:
