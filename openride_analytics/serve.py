@@ -50,7 +50,8 @@ class _Connection(H11Protocol):
 
     @property
     def _in_request(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: Any = self.cycle  # None before the first one
+        return cycle is not None and not cycle.response_complete
 
     def _wait(self) -> None:
         if self._cut_off is None:
