@@ -215,10 +215,10 @@ function draw({ quietly = false } = {}) {
   }
   const grid = h("div", { class: "grid" }, sections(own));
   if (!quietly) byId("view").replaceChildren(grid);
-  if (!quietly && state.tab !== "live") offerFilters(own);
 
   Promise.all(pending).then(() => {
     if (end.signal.aborted) return;
+    if (!quietly && state.tab !== "live") offerFilters(own);
     if (quietly && !failures.length) byId("view").replaceChildren(grid);
     report(failures, quietly);
     clearTimeout(timer);
