@@ -151,7 +151,8 @@ def test_every_key_number_is_the_apis(dashboard: Screen, service: ServiceProcess
         endpoint, field, *currency = metric.split(".")
         summary = service.get_json(f"/v1/metrics/{endpoint}", **asked)["summary"]
         expected = summary[field][currency[0]] if currency else summary[field]
-        assert Decimal(value) == Decimal(str(expected)), metric
+        # The engine adds up means in any order of its threads: their last digit is not the same each time.
+        assert abs(Decimal(value) - Decimal(str(expected))) <= Decimal("1e-12"), metric
         # Rates and durations are written in other units: their values are held above.
         if currency or (isinstance(expected, int) and not field.endswith("_ms")):
             assert abs(Decimal(numbers(text)) - Decimal(value)) <= Decimal("0.5"), (metric, text)
