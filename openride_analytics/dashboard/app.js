@@ -102,6 +102,7 @@ function showControls() {
       ),
     ),
   );
+  document.querySelector("#tabs [aria-current]").scrollIntoView({ inline: "nearest", block: "nearest" });
   form.hidden = state.tab === "live"; // which is about now and all places
   byId("heading").textContent = TABS[state.tab];
   document.title = `${TABS[state.tab]} · OpenRide Analytics`;

@@ -6,11 +6,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -97,8 +98,8 @@ class Screen:
         expect(self.page.locator("[aria-busy]")).to_have_count(0, timeout=WAIT_MS)
         return self
 
-    def find(self, selector: str) -> Locator:
-        return self.page.locator(selector)
+    def find(self, selector: str, **options: Any) -> Locator:
+        return self.page.locator(selector, **options)
 
     def panel(self, title: str) -> Locator:
         return self.page.get_by_role("region", name=title, exact=True).first
@@ -156,6 +157,25 @@ def test_every_key_number_is_the_apis(dashboard: Screen, service: ServiceProcess
         # Rates and durations are written in other units: their values are held above.
         if currency or (isinstance(expected, int) and not field.endswith("_ms")):
             assert abs(Decimal(numbers(text)) - Decimal(value)) <= Decimal("0.5"), (metric, text)
+
+
+def test_a_number_of_one_day_says_which_day_it_is_held_against(
+    dashboard: Screen, service: ServiceProcess
+) -> None:
+    asked = dict(part.split("=") for part in whole_days().split("&"))
+    before = service.get_json("/v1/metrics/users", compare="previous", **asked)["previous"]
+    end = datetime.fromisoformat(before["period"]["end"]) - timedelta(milliseconds=1)
+    day = f"{end.astimezone(ZoneInfo('Africa/Lagos')):%a %-d %b}"
+    dashboard.open(f"?tab=growth&{whole_days()}")
+    tile = dashboard.find(".tile", has=dashboard.find("[data-metric='users.dau']"))
+    expect(tile).to_contain_text(f"before {before['summary']['dau']}, {day}")
+    assert "until" not in tile.inner_text()
+
+
+def test_the_chosen_tab_is_in_sight_on_a_phone(browser: Browser, service: ServiceProcess) -> None:
+    with screen(browser, service, viewport={"width": 390, "height": 844}) as shown:
+        shown.page.goto(f"{service.url}/?tab=live")
+        expect(shown.page.get_by_role("link", name="Live")).to_be_in_viewport(ratio=0.9, timeout=WAIT_MS)
 
 
 def test_amounts_of_two_currencies_stand_beside_each_other(
