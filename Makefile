@@ -76,12 +76,10 @@ lock: $(VENV)/dev.stamp ## resolve the ranges of pyproject.toml into requirement
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  $(ARGS) --output-file requirements.lock pyproject.toml
 
-# Of what is installed to run, at its pins; the index answers or the cache does.
 sbom: $(VENV)/dev.stamp ## write the bill of materials (CycloneDX) to dist/sbom.cdx.json
 	@mkdir -p dist
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra embedded --constraint requirements.lock \
-	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --output-file dist/runtime.txt pyproject.toml
-	PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements dist/runtime.txt --pyproject pyproject.toml \
+	$(BIN)/python .ci/pins.py > dist/pins.txt
+	PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements dist/pins.txt --pyproject pyproject.toml \
 	  --output-reproducible --output-format JSON --output-file dist/sbom.cdx.json
 
 audit: $(VENV)/dev.stamp ## look the pinned packages up among the known vulnerabilities
