@@ -83,7 +83,7 @@ class TestPages:
     async def test_each_letter_that_fits_is_on_one_page_and_none_that_does_not(
         self, warehouse: Warehouse
     ) -> None:
-        @settings(SLOW, max_examples=30)
+        @settings(SLOW, max_examples=20)
         @given(known=replayed_letters(), selection=selections(), limit=st.integers(1, 5))
         async def same(
             known: tuple[list[DeadLetter], list[Outcome]], selection: Selection, limit: int

@@ -29,7 +29,7 @@ from .running import READY_SECONDS, Sections, ServiceProcess
 from .streaming import EventTopics, committed_and_end_offsets
 
 INSTANCES = 3
-DRAIN_SECONDS = 2.0
+DRAIN_SECONDS = 1.5
 PROBE_SECONDS = 0.1
 # What Kubernetes grants by default.
 GRACE_SECONDS = 30.0
@@ -133,7 +133,7 @@ class Load:
         async with httpx.AsyncClient(base_url=url, timeout=READY_SECONDS, trust_env=False) as client:
             while not self.over.is_set():
                 self._note(await _outcome(client.get(QUESTION)), 200)
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.04)
 
     async def post(self, url: str) -> None:
         """One that sends events."""
@@ -144,7 +144,7 @@ class Load:
                 outcome = await _outcome(client.post("/v1/events", content=body, headers=headers))
                 self._note(outcome, 202)
                 self.posted += 3
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)
 
     async def produce(self, topics: EventTopics, at_once: int) -> None:
         """Events on all partitions of a topic, so many every few milliseconds."""
@@ -272,7 +272,7 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_event(
     async with AsyncExitStack() as stack:
         instances = [stack.enter_context(ServiceProcess(config)) for _ in range(INSTANCES)]
         balanced = await stack.enter_async_context(Balanced(instances))
-        clients = [load.ask(balanced.url) for _ in range(4)] + [load.post(balanced.url) for _ in range(2)]
+        clients = [*(load.ask(balanced.url) for _ in range(3)), load.post(balanced.url)]
         async with load.running(load.produce(topics, 5), *clients):
             for instance in instances:
                 answered = load.answered

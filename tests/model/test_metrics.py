@@ -22,14 +22,14 @@ DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
 async def test_the_service_agrees_with_the_model(
     endpoint: str, embedded_warehouse: EmbeddedWarehouse
 ) -> None:
-    await _agrees(endpoint, embedded_warehouse, from_java=False, examples=24)
+    await _agrees(endpoint, embedded_warehouse, from_java=False, examples=20)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
     endpoint: str, embedded_warehouse: EmbeddedWarehouse
 ) -> None:
-    await _agrees(endpoint, embedded_warehouse, from_java=True, examples=6)
+    await _agrees(endpoint, embedded_warehouse, from_java=True, examples=5)
 
 
 async def _agrees(
