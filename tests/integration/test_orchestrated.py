@@ -302,7 +302,7 @@ async def test_a_service_told_to_stop_under_load_finishes_what_it_has_begun(
 ) -> None:
     topics = await topics_of(kafka)
     config: Sections = {
-        "server": {"drain_seconds": 1.0},
+        "server": {"drain_seconds": 3.0},
         "clickhouse": {"url": clickhouse_url},
         "postgres": {"url": postgres_url},
         "kafka": topics.config(),
@@ -325,6 +325,8 @@ async def test_a_service_told_to_stop_under_load_finishes_what_it_has_begun(
 
             service.signal_stop()
             await eventually(lambda: _is(_outcome(kept.get("/health/ready")), 503))
+            stopping = (await kept.get("/health/ready")).json()
+            assert stopping["parts"] == {"service": "stopping"}
             # It drains: whoever still asks is still answered, and sent elsewhere for the next request.
             answer = await kept.get(QUESTION)
             assert (answer.status_code, answer.headers["Connection"]) == (200, "close")
