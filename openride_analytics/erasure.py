@@ -15,10 +15,10 @@ from typing import Final
 from uuid import UUID
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.facts import derive
 from openride_analytics.ingest.pipeline import settle_clashes_among
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
 from openride_analytics.warehouse.changes import Say, inserts_ended, months_of, mutate
+from openride_analytics.warehouse.facts import derive
 
 # More than one round is needed only where rows came in by another way than the guarded one.
 _ROUNDS: Final = 5

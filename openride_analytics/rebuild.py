@@ -8,7 +8,10 @@ verdict for good (its winner may have expired, or been erased, and the loser's c
 from typing import Final
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.facts import (
+from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
+from openride_analytics.warehouse.facts import (
     ADD_HISTORIES,
     FACTS,
     IN_PART,
@@ -16,9 +19,6 @@ from openride_analytics.ingest.facts import (
     derive_among,
     parts_of_things,
 )
-from openride_analytics.ingest.pipeline import settle_all_clashes
-from openride_analytics.warehouse import Warehouse
-from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
 
 _PARTS: Final = 64
 

@@ -19,7 +19,6 @@ import structlog
 
 from openride_analytics.events import TYPES, BadEvent, Event
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
-from openride_analytics.ingest.facts import derive
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
 from openride_analytics.ops.tracing import OFF, Span, Tracing
 from openride_analytics.warehouse import (
@@ -30,6 +29,7 @@ from openride_analytics.warehouse import (
     Warehouse,
     WarehouseError,
 )
+from openride_analytics.warehouse.facts import derive
 
 log = structlog.get_logger(__name__)
 

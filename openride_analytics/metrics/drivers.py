@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import (
@@ -35,6 +34,7 @@ from openride_analytics.metrics.question import (
 )
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
+from openride_analytics.warehouse.facts import repeated
 
 FILTERS: Final = frozenset({"city", "state", "driver_id", "currency"})
 

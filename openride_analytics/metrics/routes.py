@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import routes_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -31,6 +30,7 @@ from openride_analytics.metrics.question import (
     whole,
 )
 from openride_analytics.warehouse import Row, Warehouse
+from openride_analytics.warehouse.facts import repeated
 
 FILTERS: Final = frozenset({"city", "state", "route_id", "driver_id", "currency"})
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from openride_analytics.cache import MemoryCache
-from openride_analytics.ingest.facts import derive, derive_missing
 from openride_analytics.rebuild import rebuild
 from openride_analytics.warehouse import Parameters, Row, Value, Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.facts import derive, derive_missing
 from tests.samples import Sample, full
 from tests.stores import disordered, empty, store
 
