@@ -10,6 +10,7 @@ from typing import Final
 from openride_analytics.cache import Cache
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
 from openride_analytics.warehouse.changes import Say, inserts_ended, months_of, mutate
 
 _PARTS: Final = 64
@@ -23,7 +24,7 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
     await _add_ids(warehouse, say)
     say("clashes: settling")
     await settle_all_clashes(warehouse)
-    # Roll-ups are to be recomputed here: they follow from the events that are left.
+    await _rebuild_active_hours(warehouse, say)
     await cache.data_changed()
 
 
@@ -46,6 +47,35 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
             for row in await warehouse.query(_DAYS.replace("{table}", table), {"month": month}):
                 await warehouse.execute(add, {"day": row["day"]})
             say(f"event_ids: from {table} of {month // 100}-{month % 100:02}")
+
+
+async def _rebuild_active_hours(warehouse: Warehouse, say: Say) -> None:
+    """Rows without an event are put in doubt; then all doubtful ones are dropped, and added again where an event says so.
+
+    While a row is missing its doubt is there, so readers look at the events.
+    """
+    for month in await months_of(warehouse, "active_hours"):
+        for row in await warehouse.query(_HOURS_DAYS, {"month": month}):
+            await warehouse.execute(_DOUBT_STALE, {"day": row["day"]})
+    (decided,) = await warehouse.query("SELECT toUnixTimestamp64Milli(now64(3, 'UTC')) AS at_ms")
+    before = {"before": decided["at_ms"]}
+    await inserts_ended(
+        warehouse, say=say
+    )  # doubts of that time are there now; what comes later stays in doubt
+    doubts = await warehouse.query(f"SELECT toInt64(count()) AS n FROM doubtful_hours WHERE {_OLD}", before)
+    if doubts[0]["n"]:
+        say(f"active_hours: {doubts[0]['n']} in doubt")
+        await mutate(warehouse, "active_hours", f"DELETE WHERE {_DOUBTED}", before, say=say)
+        await inserts_ended(
+            warehouse, say=say
+        )  # an event's row may have been dropped before the event was seen
+    for table, add in (("events", _ADD_ACTS), ("driver_locations", _ADD_SEEN)):
+        for month in await months_of(warehouse, table):
+            for row in await warehouse.query(_DAYS.replace("{table}", table), {"month": month}):
+                await warehouse.execute(add, {"day": row["day"]})
+            say(f"active_hours: from {table} of {month // 100}-{month % 100:02}")
+    if doubts[0]["n"]:
+        await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
 
 
 _OF_PART: Final = f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}"
@@ -100,4 +130,47 @@ SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id
 FROM driver_locations
 WHERE {_DAY}
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
+"""
+
+_HOURS_DAYS: Final = """
+SELECT DISTINCT toString(toDate(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))) AS day
+FROM active_hours
+WHERE toYYYYMM(fromUnixTimestamp64Milli(hour * 3600000, 'UTC')) = {month:UInt32}
+ORDER BY day
+"""
+
+_ACTS: Final = f"""
+    {acts_of_events(_DAY)}
+    UNION ALL
+    {acts_of_locations(_DAY)}
+"""
+
+_DOUBT_STALE: Final = f"""
+INSERT INTO doubtful_hours (kind, hour, user_id)
+SELECT DISTINCT kind, hour, user_id
+FROM active_hours
+WHERE hour >= intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000)
+  AND hour < intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000) + 24
+  AND (CAST(kind, 'String'), hour, user_id) NOT IN
+  (
+      SELECT kind, {HOUR}, user_id
+      FROM ({_ACTS})
+  )
+"""
+
+_OLD: Final = "doubted_at < fromUnixTimestamp64Milli({before:Int64})"
+_DOUBTED: Final = f"(kind, hour, user_id) IN (SELECT kind, hour, user_id FROM doubtful_hours WHERE {_OLD})"
+
+_ADD_ACTS: Final = f"""
+INSERT INTO active_hours (kind, hour, user_id)
+SELECT DISTINCT kind, {HOUR}, user_id
+FROM ({acts_of_events(_DAY)})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
+"""
+
+_ADD_SEEN: Final = f"""
+INSERT INTO active_hours (kind, hour, user_id)
+SELECT DISTINCT kind, {HOUR}, user_id
+FROM ({acts_of_locations(_DAY)})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
 """

@@ -28,6 +28,7 @@ from openride_analytics.warehouse import (
     Warehouse,
     WarehouseError,
 )
+from openride_analytics.warehouse.acts import acts_of_events, doubt_acts
 
 log = structlog.get_logger(__name__)
 
@@ -354,6 +355,9 @@ async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Par
     clashing = await warehouse.query(_CLASHING.replace("{among}", among), parameters)
     for start in range(0, len(clashing), IDS_PER_QUERY):
         losers = {"ids": [row["id"] for row in clashing[start : start + IDS_PER_QUERY]]}
+        # Doubted before they are gone: whoever reads in between finds them in the events.
+        await warehouse.execute(_DOUBT_EVENTS, losers)
+        await warehouse.execute(_DOUBT_LOCATIONS, losers)
         await warehouse.execute(_BURY_EVENTS, losers)
         await warehouse.execute(_BURY_LOCATIONS, losers)
 
@@ -380,6 +384,20 @@ INNER JOIN
 WHERE event_id IN {ids:Array(UUID)}
   AND (event_timestamp, event_type, driver_id) != winner
 """
+
+_OF_LOSERS: Final = f"""(event_type, event_timestamp, event_id) IN
+              (
+                  SELECT event_type, event_timestamp, event_id
+                  {_LOSERS}
+              )"""
+
+_DOUBT_EVENTS: Final = doubt_acts(acts_of_events(_OF_LOSERS, final=False))
+
+_DOUBT_LOCATIONS: Final = doubt_acts(f"""
+    SELECT event_timestamp, 'online' AS kind, driver_id AS user_id
+    {_LOSERS}
+      AND event_type = 'driver.location.updated'
+""")
 
 _BURY_EVENTS: Final = f"""
 INSERT INTO events (event_type, event_id, event_timestamp, content_rank, is_deleted)
