@@ -11,7 +11,8 @@ from openride_analytics.cache import Cache
 from openride_analytics.ingest.facts import ADD_HISTORIES, FACTS, THING, derive_among
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
-from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
+from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
+from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, months_of, mutate
 
 _PARTS: Final = 64
 
@@ -26,6 +27,7 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
     say("clashes: settling")
     await settle_all_clashes(warehouse)
     await _renew_facts(warehouse, say)
+    await _renew_active_hours(warehouse, say)
     await cache.data_changed()
 
 
@@ -47,13 +49,18 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
         for day in await days_of(warehouse, table):
             await warehouse.execute(add, {"day": day})
         say(f"event_ids: from {table}")
+    if (await warehouse.query("SELECT toInt64(count()) AS found FROM event_ids WHERE content_rank = 0"))[0][
+        "found"
+    ]:
+        # Of before there were ranks. They are there again with one, and would look like another content.
+        await mutate(warehouse, "event_ids", "DELETE WHERE content_rank = 0", say=say)
 
 
 async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
     """Adds what is missing, and takes away what has no stored event any more."""
     for day in await days_of(warehouse, "events"):
         await warehouse.execute(ADD_HISTORIES.replace("{within}", DAY), {"day": day})
-    for day in await days_of(warehouse, "histories"):
+    for day in [row["day"] for row in await warehouse.query(_HISTORIES_DAYS)]:
         rows = await warehouse.query(_COUNT_STALE_HISTORIES, {"day": day})
         if stale := int(rows[0]["stale"]):
             say(f"histories: {stale} without a stored event on {day}")
@@ -70,6 +77,34 @@ async def _renew_facts(warehouse: Warehouse, say: Say) -> None:
             await mutate(warehouse, "facts", f"DELETE WHERE {_STALE_FACTS}", {"part": part}, say=say)
         await derive_among(warehouse, _OF_THINGS_PART, {"part": part})
     say("facts: from histories")
+
+
+async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
+    """Rows without an event are put in doubt; then all doubtful ones are dropped, and added again where an event says so.
+
+    While a row is missing its doubt is there, so readers look at the events.
+    """
+    for month in await months_of(warehouse, "active_hours"):
+        for row in await warehouse.query(_HOURS_DAYS, {"month": month}):
+            await warehouse.execute(_DOUBT_STALE, {"day": row["day"]})
+    (decided,) = await warehouse.query("SELECT toUnixTimestamp64Milli(now64(3, 'UTC')) AS at_ms")
+    before = {"before": decided["at_ms"]}
+    # Doubts of that time are there now; what comes later stays in doubt.
+    await inserts_ended(warehouse, say=say)
+    doubts = await warehouse.query(
+        f"SELECT toInt64(count()) AS found FROM doubtful_hours WHERE {_OLD}", before
+    )
+    if doubts[0]["found"]:
+        say(f"active_hours: {doubts[0]['found']} in doubt")
+        await mutate(warehouse, "active_hours", f"DELETE WHERE {_DOUBTED}", before, say=say)
+        # An event's row may have been dropped before the event was seen.
+        await inserts_ended(warehouse, say=say)
+    for table, add in (("events", _ADD_ACTS), ("driver_locations", _ADD_SEEN)):
+        for day in await days_of(warehouse, table):
+            await warehouse.execute(add, {"day": day})
+        say(f"active_hours: from {table}")
+    if doubts[0]["found"]:
+        await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
 
 
 _OF_PART: Final = f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}"
@@ -94,6 +129,9 @@ AND if(
 """
 
 _COUNT_STALE: Final = f"SELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
+
+# They are not partitioned by month.
+_HISTORIES_DAYS: Final = "SELECT DISTINCT toString(toDate(event_timestamp)) AS day FROM histories ORDER BY day"
 
 _STALE_HISTORIES: Final = f"""
 {DAY}
@@ -139,4 +177,50 @@ SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id,
 FROM driver_locations
 WHERE {DAY}
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
+"""
+
+_HOURS_DAYS: Final = """
+SELECT DISTINCT toString(toDate(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))) AS day
+FROM active_hours
+WHERE toYYYYMM(fromUnixTimestamp64Milli(hour * 3600000, 'UTC')) = {month:UInt32}
+ORDER BY day
+"""
+
+_ACTS: Final = f"""
+    {acts_of_events(DAY)}
+    UNION ALL
+    {acts_of_locations(DAY)}
+"""
+
+_DOUBT_STALE: Final = f"""
+INSERT INTO doubtful_hours (kind, hour, user_id)
+SELECT DISTINCT kind, hour, user_id
+FROM active_hours
+WHERE hour >= intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000)
+  AND hour < intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000) + 24
+  AND (CAST(kind, 'String'), hour, user_id) NOT IN
+  (
+      SELECT kind, {HOUR}, user_id
+      FROM ({_ACTS})
+  )
+"""
+
+_OLD: Final = "doubted_at < fromUnixTimestamp64Milli({before:Int64})"
+_DOUBTED: Final = f"""
+(kind, hour, user_id) IN (SELECT kind, hour, user_id FROM doubtful_hours WHERE {_OLD})
+OR (kind, hour) IN (SELECT kind, hour FROM doubtful_hours WHERE {_OLD} AND empty(user_id))
+"""
+
+_ADD_ACTS: Final = f"""
+INSERT INTO active_hours (kind, hour, user_id)
+SELECT DISTINCT kind, {HOUR}, user_id
+FROM ({acts_of_events(DAY)})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
+"""
+
+_ADD_SEEN: Final = f"""
+INSERT INTO active_hours (kind, hour, user_id)
+SELECT DISTINCT kind, {HOUR}, user_id
+FROM ({acts_of_locations(DAY)})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
 """

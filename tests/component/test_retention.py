@@ -20,7 +20,10 @@ from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.process import lent
 from tests.stores import TABLES, create_tables
 
-KEPT = ("events", "driver_locations", "event_ids", "dead_letters", "dead_letter_replays")
+KEPT = (
+    *("events", "driver_locations", "event_ids", "dead_letters", "dead_letter_replays"),
+    *("active_hours", "doubtful_hours"),
+)
 FOR_EVER = Retention(hot_days=0, cold_days=0)
 ENDS = """
 SELECT name, extract(create_table_query, ' TTL (.*) SETTINGS') AS ends
