@@ -46,7 +46,7 @@ DAMAGE = {
     ],
     "ids of nothing": [
         """
-        INSERT INTO event_ids
+        INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id)
         SELECT DISTINCT event_id, event_type, event_timestamp - toIntervalHour(1), driver_id
         FROM event_ids
         """
