@@ -228,7 +228,8 @@ class RedisCache:
     A change that Redis could not be told of is told as soon as it can be: others may go on to read its entries.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, on_failure: Callable[[], None] = lambda: None) -> None:
+        self._on_failure = on_failure
         self._redis = redis.asyncio.Redis.from_url(
             url,
             socket_timeout=_TELL_SECONDS,
@@ -377,6 +378,7 @@ class RedisCache:
             result = await _within(seconds, self._placed(call))
         except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
             self._failures += 1
+            self._on_failure()
             if self._failures > _FAILURES_BORNE or not isinstance(error, TimeoutError | RedisTimeoutError):
                 self._rest_until = monotonic() + _REST_SECONDS
                 log.warning("cache_away", error=type(error).__name__, rest_seconds=_REST_SECONDS)

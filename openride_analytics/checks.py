@@ -63,7 +63,9 @@ async def _tried(name: str, address: str, attempt: Coroutine[Any, Any, str]) -> 
 async def _clickhouse(config: Config) -> str:
     warehouse = warehouse_of(config)
     try:
-        rows = await warehouse.query("SELECT version() AS version, currentDatabase() AS name")
+        rows = await warehouse.query(
+            "-- checks.version\nSELECT version() AS version, currentDatabase() AS name"
+        )
     finally:
         await warehouse.close()
     return f"version {rows[0]['version']}, database {rows[0]['name']}"

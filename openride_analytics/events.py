@@ -68,6 +68,7 @@ class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True, g
     has_currency: ClassVar[bool] = False
     thing: ClassVar[str] = ""  # the field with the id of the booking, payment or trip that it is about
     is_location: ClassVar[bool] = False
+    type_name: ClassVar[str] = ""  # the tag, which is slow to ask for
     may_lack: ClassVar[frozenset[str]] = frozenset()  # of the amounts, whose type says nothing
 
     event_timestamp: Time
@@ -326,6 +327,7 @@ class Event(Struct, frozen=True, gc=False):
     is_location: bool
     event_id: UUID | None
     at_ms: int
+    event_type: str
     thing: UUID | None = None
 
     @property
@@ -374,6 +376,8 @@ _encode_json: Final = msgspec.json.Encoder(uuid_format="canonical").encode
 TYPES: Final[dict[str, type[_Event]]] = {
     str(event.__struct_config__.tag): event for event in get_args(AnyEvent)
 }
+for _type in TYPES.values():
+    _type.type_name = str(_type.__struct_config__.tag)
 
 
 def relaxed(event_type: str, optional: Collection[str]) -> Parse:
@@ -384,7 +388,7 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
     event = TYPES[event_type]
     namespace: dict[str, Any] = {
         name: getattr(event, name)
-        for name in ("times", "money", "defaults", "has_currency", "thing", "is_location")
+        for name in ("times", "money", "defaults", "has_currency", "thing", "is_location", "type_name")
     }
     namespace["may_lack"] = event.may_lack | set(optional)
     fields = [
@@ -444,8 +448,8 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -
         thing = getattr(event, event.thing) if event.thing else None
     line = _encode_json(event)
     if event.event_id is None:
-        return Event(b'{"event_id":"%b",%b' % (_content_id(line), line[1:]), is_location, None, at_ms, thing)
-    return Event(line, is_location, event.event_id, at_ms, thing)
+        line = b'{"event_id":"%b",%b' % (_content_id(line), line[1:])
+    return Event(line, is_location, event.event_id, at_ms, event.type_name, thing)
 
 
 def _normalise(event: _Event, default_currency: str) -> None:

@@ -83,9 +83,9 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
         for migration in _missing(load("clickhouse"), known):
             for statement in migration.statements:
-                await warehouse.execute(statement)
+                await warehouse.execute(f"-- migrations.apply\n{statement}")
             await warehouse.execute(
-                "INSERT INTO schema_migrations (version, name, checksum)"
+                "-- migrations.record\nINSERT INTO schema_migrations (version, name, checksum)"
                 " SELECT {version:UInt32}, {name:String}, {checksum:String}",
                 {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
             )
@@ -132,6 +132,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 """
 
 _CLICKHOUSE_TABLE: Final = """
+-- migrations.table
 CREATE TABLE IF NOT EXISTS schema_migrations
 (
     version     UInt32,
@@ -143,4 +144,9 @@ ENGINE = ReplacingMergeTree
 ORDER BY version
 """
 
-_CLICKHOUSE_KNOWN: Final = "SELECT version, checksum FROM schema_migrations FINAL ORDER BY version"
+_CLICKHOUSE_KNOWN: Final = """
+-- migrations.known
+SELECT version, checksum
+FROM schema_migrations FINAL
+ORDER BY version
+"""

@@ -8,11 +8,18 @@ verdict for good (its winner may have expired, or been erased, and the loser's c
 from typing import Final
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.facts import ADD_HISTORIES, FACTS, THING, derive_among
+from openride_analytics.ingest.facts import (
+    ADD_HISTORIES,
+    FACTS,
+    IN_PART,
+    THING,
+    derive_among,
+    parts_of_things,
+)
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
-from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, months_of, mutate
+from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
 
 _PARTS: Final = 64
 
@@ -49,9 +56,7 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
         for day in await days_of(warehouse, table):
             await warehouse.execute(add, {"day": day})
         say(f"event_ids: from {table}")
-    if (await warehouse.query("SELECT toInt64(count()) AS found FROM event_ids WHERE content_rank = 0"))[0][
-        "found"
-    ]:
+    if (await warehouse.query(_COUNT_UNRANKED))[0]["unranked"]:
         # Of before there were ranks. They are there again with one, and would look like another content.
         await mutate(warehouse, "event_ids", "DELETE WHERE content_rank = 0", say=say)
 
@@ -60,7 +65,7 @@ async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
     """Adds what is missing, and takes away what has no stored event any more."""
     for day in await days_of(warehouse, "events"):
         await warehouse.execute(ADD_HISTORIES.replace("{within}", DAY), {"day": day})
-    for day in [row["day"] for row in await warehouse.query(_HISTORIES_DAYS)]:
+    for day in await days_of(warehouse, "histories"):
         rows = await warehouse.query(_COUNT_STALE_HISTORIES, {"day": day})
         if stale := int(rows[0]["stale"]):
             say(f"histories: {stale} without a stored event on {day}")
@@ -70,12 +75,12 @@ async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
 
 async def _renew_facts(warehouse: Warehouse, say: Say) -> None:
     """Derives all of them anew. Those that do not follow from the histories are taken away first."""
-    for part in range(_PARTS):
-        rows = await warehouse.query(_COUNT_STALE_FACTS, {"part": part})
+    async for part in parts_of_things(warehouse):
+        rows = await warehouse.query(_COUNT_STALE_FACTS, part)
         if stale := int(rows[0]["stale"]):
-            say(f"facts: {stale} that do not follow, part {part + 1} of {_PARTS}")
-            await mutate(warehouse, "facts", f"DELETE WHERE {_STALE_FACTS}", {"part": part}, say=say)
-        await derive_among(warehouse, _OF_THINGS_PART, {"part": part})
+            say(f"facts: {stale} that do not follow")
+            await mutate(warehouse, "facts", f"DELETE WHERE {_STALE_FACTS}", part, say=say)
+        await derive_among(warehouse, IN_PART, part)
     say("facts: from histories")
 
 
@@ -84,16 +89,13 @@ async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
 
     While a row is missing its doubt is there, so readers look at the events.
     """
-    for month in await months_of(warehouse, "active_hours"):
-        for row in await warehouse.query(_HOURS_DAYS, {"month": month}):
-            await warehouse.execute(_DOUBT_STALE, {"day": row["day"]})
-    (decided,) = await warehouse.query("SELECT toUnixTimestamp64Milli(now64(3, 'UTC')) AS at_ms")
+    for row in await warehouse.query(_HOURS_DAYS):
+        await warehouse.execute(_DOUBT_STALE, {"day": row["day"]})
+    (decided,) = await warehouse.query(_DECIDED)
     before = {"before": decided["at_ms"]}
     # Doubts of that time are there now; what comes later stays in doubt.
     await inserts_ended(warehouse, say=say)
-    doubts = await warehouse.query(
-        f"SELECT toInt64(count()) AS found FROM doubtful_hours WHERE {_OLD}", before
-    )
+    doubts = await warehouse.query(_COUNT_DOUBTS, before)
     if doubts[0]["found"]:
         say(f"active_hours: {doubts[0]['found']} in doubt")
         await mutate(warehouse, "active_hours", f"DELETE WHERE {_DOUBTED}", before, say=say)
@@ -128,10 +130,14 @@ AND if(
 )
 """
 
-_COUNT_STALE: Final = f"SELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
+_COUNT_STALE: Final = f"-- rebuild.stale\nSELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
 
-# They are not partitioned by month.
-_HISTORIES_DAYS: Final = "SELECT DISTINCT toString(toDate(event_timestamp)) AS day FROM histories ORDER BY day"
+_COUNT_UNRANKED: Final = """
+-- rebuild.unranked_ids
+SELECT toInt64(count()) AS unranked
+FROM event_ids
+WHERE content_rank = 0
+"""
 
 _STALE_HISTORIES: Final = f"""
 {DAY}
@@ -143,24 +149,27 @@ AND (event_type, event_timestamp, event_id, content_rank) NOT IN
 )
 """
 
-_COUNT_STALE_HISTORIES: Final = f"SELECT toInt64(count()) AS stale FROM histories WHERE {_STALE_HISTORIES}"
-
-_OF_THINGS_PART: Final = f"sipHash64(thing_id) % {_PARTS} = {{part:UInt8}}"
+_COUNT_STALE_HISTORIES: Final = (
+    f"-- rebuild.stale_histories\nSELECT toInt64(count()) AS stale FROM histories WHERE {_STALE_HISTORIES}"
+)
 
 _STALE_FACTS: Final = f"""
-{_OF_THINGS_PART}
+{IN_PART}
 AND is_deleted = 0
 AND (event_type, event_timestamp, event_id, version) NOT IN
 (
     SELECT event_type, event_timestamp, event_id, version
-    FROM ({FACTS.replace("{among}", _OF_THINGS_PART)})
+    FROM ({FACTS.replace("{among}", IN_PART)})
 )
 """
 
-_COUNT_STALE_FACTS: Final = f"SELECT toInt64(count()) AS stale FROM facts WHERE {_STALE_FACTS}"
+_COUNT_STALE_FACTS: Final = (
+    f"-- rebuild.stale_facts\nSELECT toInt64(count()) AS stale FROM facts WHERE {_STALE_FACTS}"
+)
 
 # What names an erased user may still be there while it is being removed.
 _ADD_EVENTS: Final = f"""
+-- rebuild.add_events
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, thing_id, content_rank)
 SELECT DISTINCT
     event_id, event_type, event_timestamp, toUUID('00000000-0000-0000-0000-000000000000'), {THING}, content_rank
@@ -172,6 +181,7 @@ WHERE {DAY}
 """
 
 _ADD_LOCATIONS: Final = f"""
+-- rebuild.add_locations
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, content_rank)
 SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id, content_rank
 FROM driver_locations
@@ -180,10 +190,15 @@ WHERE {DAY}
 """
 
 _HOURS_DAYS: Final = """
+-- rebuild.active_days
 SELECT DISTINCT toString(toDate(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))) AS day
 FROM active_hours
-WHERE toYYYYMM(fromUnixTimestamp64Milli(hour * 3600000, 'UTC')) = {month:UInt32}
 ORDER BY day
+"""
+
+_DECIDED: Final = """
+-- rebuild.now
+SELECT toUnixTimestamp64Milli(now64(3, 'UTC')) AS at_ms
 """
 
 _ACTS: Final = f"""
@@ -193,6 +208,7 @@ _ACTS: Final = f"""
 """
 
 _DOUBT_STALE: Final = f"""
+-- rebuild.doubt
 INSERT INTO doubtful_hours (kind, hour, user_id)
 SELECT DISTINCT kind, hour, user_id
 FROM active_hours
@@ -206,12 +222,19 @@ WHERE hour >= intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC
 """
 
 _OLD: Final = "doubted_at < fromUnixTimestamp64Milli({before:Int64})"
+_COUNT_DOUBTS: Final = f"""
+-- rebuild.doubts
+SELECT toInt64(count()) AS found
+FROM doubtful_hours
+WHERE {_OLD}
+"""
 _DOUBTED: Final = f"""
 (kind, hour, user_id) IN (SELECT kind, hour, user_id FROM doubtful_hours WHERE {_OLD})
 OR (kind, hour) IN (SELECT kind, hour FROM doubtful_hours WHERE {_OLD} AND empty(user_id))
 """
 
 _ADD_ACTS: Final = f"""
+-- rebuild.add_acts
 INSERT INTO active_hours (kind, hour, user_id)
 SELECT DISTINCT kind, {HOUR}, user_id
 FROM ({acts_of_events(DAY)})
@@ -219,6 +242,7 @@ WHERE user_id NOT IN (SELECT user_id FROM erased_users)
 """
 
 _ADD_SEEN: Final = f"""
+-- rebuild.add_seen
 INSERT INTO active_hours (kind, hour, user_id)
 SELECT DISTINCT kind, {HOUR}, user_id
 FROM ({acts_of_locations(DAY)})

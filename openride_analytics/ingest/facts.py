@@ -4,7 +4,7 @@
 keys: repeating it changes nothing, and of several writers the one that knew most wins, whoever is last.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from openride_analytics.metrics.question import FIRST
@@ -100,6 +100,7 @@ OF_THINGS: Final = """event_type IN
 
 # As the view `events_to_histories` does it.
 ADD_HISTORIES: Final = f"""
+-- rebuild.add_histories
 INSERT INTO histories ({_COPIED}, content_rank)
 SELECT {_COPIED}, content_rank
 FROM (SELECT *, {_KIND} AS kind, {THING} AS thing_id FROM events WHERE is_deleted = 0 AND {OF_THINGS} AND {{within}})
@@ -107,6 +108,7 @@ FROM (SELECT *, {_KIND} AS kind, {THING} AS thing_id FROM events WHERE is_delete
 
 # Keys of `events` without any row in `facts`: a tombstone is one.
 _MISSING: Final = f"""
+-- facts.missing
 SELECT DISTINCT toString({THING}) AS thing
 FROM events
 WHERE is_deleted = 0
@@ -120,7 +122,7 @@ WHERE is_deleted = 0
   )
 """
 
-_DERIVE: Final = f"INSERT INTO facts ({_COPIED}, {_KNOWN})\n{FACTS}"
+_DERIVE: Final = f"-- facts.derive\nINSERT INTO facts ({_COPIED}, {_KNOWN})\n{FACTS}"
 
 
 async def derive(warehouse: Warehouse, things: Sequence[str]) -> None:
@@ -134,6 +136,35 @@ async def derive(warehouse: Warehouse, things: Sequence[str]) -> None:
 async def derive_among(warehouse: Warehouse, among: str, parameters: Parameters) -> None:
     """The same for the things for which the condition `among` on `thing_id` holds."""
     await warehouse.execute(_DERIVE.replace("{among}", among), parameters)
+
+
+IN_PART: Final = "thing_id >= {first:UUID} AND thing_id <= {last:UUID}"
+"""A condition for one of `parts_of_things`: the tables by the thing are read only there."""
+
+
+async def parts_of_things(warehouse: Warehouse) -> AsyncIterator[Parameters]:
+    """All things, some ten thousand at a time: what `IN_PART` binds."""
+    last = ""
+    while True:
+        (row,) = await warehouse.query(_NEXT_PART, {"after": last, "things": THINGS_AT_ONCE})
+        if not row["things"]:
+            return
+        yield {"first": row["first"], "last": row["last"]}
+        last = row["last"]
+
+
+_NEXT_PART: Final = """
+-- facts.next_part
+SELECT toString(min(thing_id)) AS first, toString(max(thing_id)) AS last, count() AS things
+FROM
+(
+    SELECT DISTINCT thing_id
+    FROM histories
+    WHERE {after:String} = '' OR thing_id > toUUIDOrZero({after:String})
+    ORDER BY thing_id
+    LIMIT {things:UInt64}
+)
+"""
 
 
 async def derive_missing(warehouse: Warehouse) -> int:

@@ -88,6 +88,7 @@ _FROM_EVENTS: Final = f"""
 """
 
 _COUNT: Final = """
+-- acting.count
 SELECT {counts}
 FROM
 (
@@ -100,6 +101,7 @@ SETTINGS optimize_aggregation_in_order = 1
 
 # Nobody in doubt stands for everybody of the hour.
 _DOUBTFUL: Final = """
+-- acting.doubtful
 SELECT hour, max(empty(user_id)) AS is_whole
 FROM doubtful_hours
 WHERE hour >= {first_hour:Int64} AND hour < {end_hour:Int64} AND kind IN {kinds:Array(String)}

@@ -261,6 +261,7 @@ _TRIPS: Final = """
 # By currency: how many drivers, what they earned, and for each percentile the two values it lies between (the same one
 # where it falls on a driver).
 _EARNINGS: Final = """
+-- drivers.earnings
 WITH {trips}
 SELECT
     currency,
@@ -276,6 +277,7 @@ GROUP BY currency
 """
 
 _TOP: Final = """
+-- drivers.top
 WITH {trips}
 SELECT
     toString(driver_id) AS driver,
@@ -298,6 +300,7 @@ _ORDERS: Final[dict[str, str]] = {
 # Each driver's first completed trip ever, if it is in the period, and the latest completion of any other trip. A trip that
 # was completed once cannot be days after itself; of those completed again only the first one is to be left out.
 _RETENTION: Final = """
+-- drivers.retention
 WITH
     drivers AS
     (

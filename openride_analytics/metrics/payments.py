@@ -233,6 +233,7 @@ _TYPES: Final = "('payment.initiated', 'payment.success', 'payment.failed', 'pay
 # initiated in the span, refund_rate those that succeeded in it. Amount and processing time of a payment are those of its first
 # success in the span; refunded_amount adds up refund events, of which a payment may have several.
 _SQL: Final = """
+-- payments.buckets
 WITH
     payments AS
     (
@@ -345,6 +346,7 @@ GROUP BY bucket
 # The same counts by the value that each event itself carries. `what` says which breakdown a row belongs to; an event of a
 # payment that is alone belongs to both.
 _BREAKDOWNS: Final = """
+-- payments.breakdowns
 WITH
     payments AS
     (

@@ -172,6 +172,7 @@ class UsersAnswer(AnswerHead, kw_only=True):
 
 
 _REGISTERED: Final = """
+-- users.registered
 SELECT
     {bucket} AS bucket,
     uniqExact(user_id) AS registrations
@@ -184,6 +185,7 @@ GROUP BY bucket
 
 # The state before the period's end: who had joined, who was a driver by then, verified, with an active route.
 _STANDING: Final = """
+-- users.standing
 WITH
     drivers AS
     (

@@ -66,6 +66,7 @@ def acts_of_locations(when: str, *, final: bool = True) -> str:
 def doubt_acts(acts: str) -> str:
     """The statement that puts acts in doubt, but nobody's who was erased: they have no rows any more."""
     return f"""
+-- acts.doubt
 INSERT INTO doubtful_hours (kind, hour, user_id)
 SELECT DISTINCT kind, {HOUR} AS hour, user_id
 FROM ({acts})

@@ -26,7 +26,9 @@ async def mutate(
     warehouse: Warehouse, table: str, change: str, parameters: Parameters | None = None, *, say: Say
 ) -> None:
     """`ALTER TABLE table change`, to its end. Raises `QueryTooLong` after hours, and what `Warehouse` raises."""
-    await warehouse.execute(f"ALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters)
+    await warehouse.execute(
+        f"-- changes.mutate\nALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters
+    )
     # Those that others have submitted come first in any case: the table's mutations are carried out in order.
     ours = [row["mutation_id"] for row in await warehouse.query(_UNFINISHED, {"table": table})]
 
@@ -62,13 +64,8 @@ async def months_of(warehouse: Warehouse, table: str) -> list[int]:
 
 
 async def days_of(warehouse: Warehouse, table: str) -> list[str]:
-    """The days, UTC, of a table that is partitioned by month: what `DAY` binds as `day`."""
-    days = []
-    for month in await months_of(warehouse, table):
-        days += [
-            row["day"] for row in await warehouse.query(_DAYS.replace("{table}", table), {"month": month})
-        ]
-    return days
+    """The days, UTC, of which a table has rows: what `DAY` binds as `day`."""
+    return [row["day"] for row in await warehouse.query(_DAYS.replace("{table}", table))]
 
 
 async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say: Say) -> str:
@@ -92,13 +89,14 @@ AND event_timestamp < toDateTime64({day:String}, 3, 'UTC') + toIntervalDay(1)"""
 """A condition on a time: within a day."""
 
 _DAYS: Final = """
+-- changes.days
 SELECT DISTINCT toString(toDate(event_timestamp)) AS day
 FROM {table}
-WHERE toYYYYMM(event_timestamp) = {month:UInt32}
 ORDER BY day
 """
 
 _UNFINISHED: Final = """
+-- changes.unfinished
 SELECT mutation_id, toInt64(parts_to_do) AS parts, latest_fail_reason AS reason
 FROM system.mutations
 WHERE database = currentDatabase() AND table = {table:String} AND NOT is_done
@@ -106,12 +104,14 @@ ORDER BY create_time, mutation_id
 """
 
 _INSERTING: Final = """
+-- changes.inserting
 SELECT query_id
 FROM system.processes
 WHERE current_database = currentDatabase() AND query_kind = 'Insert'
 """
 
 _MONTHS: Final = """
+-- changes.months
 SELECT DISTINCT partition AS month
 FROM system.parts
 WHERE database = currentDatabase() AND table = {table:String} AND active

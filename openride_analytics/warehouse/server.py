@@ -18,6 +18,7 @@ from asynch.proto.context import ExecuteContext
 from asynch.proto.protocol import ServerPacket
 
 from openride_analytics.config import ConfigError
+from openride_analytics.ops.metrics import PoolUse
 from openride_analytics.warehouse import (
     SETTINGS,
     Block,
@@ -112,6 +113,8 @@ class ServerWarehouse:
         self._insert_timeout = insert_timeout_seconds
         self._places = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
+        self._waiting = 0
+        self._used = 0
         self._idle: list[_Connection] = []
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
@@ -156,6 +159,10 @@ class ServerWarehouse:
                 f"CREATE DATABASE IF NOT EXISTS `{self._options['database']}` ENGINE = Atomic"
             )
 
+    def use(self) -> PoolUse:
+        """How the connections are used just now."""
+        return PoolUse(self._used, len(self._idle), self._max_connections, self._waiting)
+
     async def close(self) -> None:
         """See `Warehouse.close`."""
         with contextlib.suppress(TimeoutError):
@@ -167,14 +174,19 @@ class ServerWarehouse:
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        self._waiting += 1
         try:
             async with asyncio.timeout(_PLACE_TIMEOUT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
             raise WarehouseUnavailable("all connections are busy") from None
+        finally:
+            self._waiting -= 1
+        self._used += 1
         try:
             yield
         finally:
+            self._used -= 1
             self._places.release()
 
     @contextlib.asynccontextmanager

@@ -197,7 +197,7 @@ async def test_events_move_to_a_cold_volume_where_there_is_one(tiered: TieredSer
     assert sorted(await apply(warehouse, retention)) == sorted(KEPT)
     assert await apply(warehouse, retention) == []
     moved = {name for name, end in (await ends(warehouse)).items() if "TO VOLUME 'cold'" in end}
-    assert moved == {"events", "driver_locations"}
+    assert moved == {"events", "driver_locations", "histories", "facts"}
 
     await store_of_age(warehouse, 110)
     await store_of_age(warehouse, 1)
