@@ -1,9 +1,13 @@
 """Queries: how long each question takes on millions of events, against the bare scan of the same rows.
 
-`python benchmarks/query.py [--events 10000000] [--runs 10] [--seed 1] [--json]`. A real ClickHouse in a temporary folder
-makes the events itself, from `numbers()`: 90 days, one user for 20 business events, besides one driver location for 5.
-Each endpoint's function is then asked `--runs` times, without the cache, for 30 days (other ones each time) and for
-almost all 90.
+`python benchmarks/query.py [--events 10000000] [--locations 2000000] [--runs 10] [--only analytics] [--seed 1] [--json]`.
+A real ClickHouse in a temporary folder makes the events itself, from `numbers()`: 90 days, one user for 20 business
+events, besides driver locations, one for 5 of them unless `--locations` says how many. Each endpoint's function is then asked
+`--runs` times, without the cache, for 30 days (other ones each time) and for almost all 90.
+
+The tables are as they are in production a day later: each month's parts have been merged into one (migration 0004).
+With `--unmerged` they stay as they were written: five parts a month that all reach over all of it, which is
+worse than a stream leaves them, as that comes in order of time.
 
 - **p50, p95**: of the function's time, from question to answer, one at a time.
 - **times_scan**: the median over that of the bare scan in the same run: one statement without FINAL that reads type, time
@@ -25,6 +29,7 @@ from zoneinfo import ZoneInfo
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from openride_analytics.analytics import cohort, funnel, geographic, retention
+from openride_analytics.ingest.facts import IN_PART, derive_among, parts_of_things
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
 from openride_analytics.migrations import load
@@ -38,6 +43,7 @@ LAGOS: Final = ZoneInfo("Africa/Lagos")
 DAYS: Final = 90
 LONGEST: Final = 85  # so that the long periods differ too
 EVENTS_A_BOOKING: Final = 5.75
+THINGS_AT_ONCE: Final = 200_000
 
 # An id is a hash of what it is of and of its number.
 _ID: Final = "reinterpretAsUUID(sipHash128({seed:UInt64}, '%s', toUInt64(%s)))"
@@ -139,7 +145,7 @@ _LOCATIONS: Final = f"""
 INSERT INTO driver_locations (event_id, event_timestamp, driver_id, lat, lon, state, city)
 SELECT
     {_ID % ("location", "number")},
-    {_TIME % "seen"},
+    fromUnixTimestamp64Milli(toInt64({{begin:Int64}} + intDiv(number * {{length:UInt64}}, {{locations:UInt64}}))),
     {_ID % ("user", "number % {routes:UInt64} * 20 % {users:UInt64}")},
     6.4 + (intHash32(number) % 1000) / 2000,
     3.2 + (intHash32(number + 1) % 1000) / 2000,
@@ -167,6 +173,15 @@ def main() -> int:
     parser.add_argument(
         "--runs", type=int, default=10, help="times each question is asked, at most 60 (default: 10)"
     )
+    parser.add_argument(
+        "--locations", type=int, help="driver locations (default: one for five business events)"
+    )
+    parser.add_argument(
+        "--only", default="", help="the questions whose name begins so (analytics, metrics.users)"
+    )
+    parser.add_argument(
+        "--unmerged", action="store_true", help="leave the tables' parts as they were written"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
@@ -181,11 +196,14 @@ async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str,
     warehouse = ServerWarehouse(url, query_timeout_seconds=120, insert_timeout_seconds=3_600)
     try:
         await warehouse.create_database()
-        await fill(warehouse, options.events, options.seed)
+        await fill(warehouse, options.events, options.seed, locations=options.locations)
+        if not options.unmerged:
+            await _merge(warehouse)
+        askings = {name: asking for name, asking in _askings().items() if name.startswith(options.only)}
         report: dict[str, dict[str, float]] = {}
         for days in (30, LONGEST):
             scan = await _times(warehouse, _scan, days, options.runs)
-            for name, asking in {"scan": _scan, **_askings()}.items():
+            for name, asking in {"scan": _scan, **askings}.items():
                 times = scan if name == "scan" else await _times(warehouse, asking, days, options.runs)
                 figures = {
                     "p50_ms": median(times),
@@ -200,8 +218,8 @@ async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str,
         await warehouse.close()
 
 
-async def fill(warehouse: Warehouse, events: int, seed: int) -> None:
-    """Makes the tables and about so many business events."""
+async def fill(warehouse: Warehouse, events: int, seed: int, locations: int | None = None) -> None:
+    """Makes the tables, about so many business events, and driver locations (one for five of them)."""
     began = time.perf_counter()
     for migration in load("clickhouse"):
         for statement in migration.statements:
@@ -214,14 +232,23 @@ async def fill(warehouse: Warehouse, events: int, seed: int) -> None:
         "users": users_count,
         "routes": routes_count,
         "bookings": int((events - users_count - 2 * routes_count) / EVENTS_A_BOOKING),
-        "locations": events // 5,
+        "locations": events // 5 if locations is None else locations,
     }
     for statement in (_USERS, _ROUTES, _BOOKINGS, _LOCATIONS):
         await warehouse.execute(statement, parameters)
-    for table in ("events", "driver_locations"):
+    async for part in parts_of_things(warehouse, THINGS_AT_ONCE):
+        await derive_among(warehouse, IN_PART, part)
+    for table in ("events", "facts", "driver_locations"):
         ((stored),) = await warehouse.query(f"SELECT count() AS stored FROM {table}")
         print(f"{table:<28} {stored['stored']:,}")
     print(f"{'made in':<28} {time.perf_counter() - began:,.0f} s", flush=True)
+
+
+async def _merge(warehouse: Warehouse) -> None:
+    began = time.perf_counter()
+    for table in ("events", "facts", "driver_locations"):
+        await warehouse.execute(f"OPTIMIZE TABLE {table} FINAL")
+    print(f"{'merged in':<28} {time.perf_counter() - began:,.0f} s", flush=True)
 
 
 def _askings() -> dict[str, Asking]:

@@ -109,7 +109,8 @@ class FunnelStep(Struct, kw_only=True):
     still_open: Annotated[
         int,
         Meta(
-            description="Users who got here and not further, but whose window is not over yet.",
+            description="Users who got here and not further, and whose window (`window_hours` from step 1) ends after "
+            "now; one that ends at this very moment is over.",
             examples=[4],
             extra=measure("users", basis="cohort"),
         ),

@@ -43,15 +43,21 @@ WITH_POINTS: Final = ("bookings", "trips", "drivers")
 COARSEST: Final = 4
 FINEST: Final = 9
 DEFAULT_RESOLUTION: Final = 7
+MOST_HEXAGONS: Final = 20_000
+"""In one answer. At the coarsest resolution these are the land of Africa, at the default one 100,000 km²."""
 
 _TEXTS: Final = {
     "bookings": "Bookings created in the period, by the origin of their route, or by the hexagon of the pickup.",
     "revenue": "Amounts of the payments that succeeded in the period, by the origin of their booking's route.",
     "trips": "Trips completed in the period, by the origin of their route, or by the hexagon of the start.",
-    "users": "Users who first registered in the period, by the place of registration.",
+    "users": "Users who registered in the period, by the place where they first did.",
     "drivers": "Distinct drivers with a location in the period, by where they were; one in two places counts in both.",
     "routes": "Routes created in the period, by their origin.",
 }
+
+
+class TooManyHexagons(Exception):
+    """The answer would have more than `MOST_HEXAGONS` places: it wants a coarser resolution or a shorter period."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +162,23 @@ _ORIGINS: Final = """
     GROUP BY route_id
 """
 
+# A cell is made for each row before the rows of a booking are grouped: a number is kept, not a pair of Nullable.
+_CELL: Final = """if(
+            {lat} IS NULL OR {lon} IS NULL,
+            0,
+            geoToH3(assumeNotNull({lat}), assumeNotNull({lon}), {resolution:UInt8})
+        )"""
+
+
+def _cell(prefix: str = "") -> str:
+    return _CELL.replace("{lat}", f"{prefix}lat").replace("{lon}", f"{prefix}lon")
+
+
 # A booking is where its first creation ever says, whatever later ones do.
 _BOOKINGS: Final = """
     SELECT
         booking_id AS thing,
-        argMin(route_id, {first}) AS route_id,
-        argMin((pickup_lat, pickup_lon), {first}) AS point
+        {where}
     FROM events FINAL
     WHERE event_type = 'booking.created'
       AND booking_id IN
@@ -175,16 +192,17 @@ _BOOKINGS: Final = """
     HAVING countIf({in_period}) > 0
 """
 
-_BOOKINGS_AT_ORIGIN: Final = """
-    SELECT thing, state, city
-    FROM ({bookings}) AS created
+# Things are counted by route first: names are joined to thousands of routes instead of millions of things.
+_AT_ORIGIN: Final = """
+    SELECT things, state, city
+    FROM (SELECT route_id, count() AS things FROM ({things}) GROUP BY route_id) AS counted
     LEFT JOIN ({origins}) AS origins USING (route_id)
 """
 
-_BOOKINGS_AT_POINT: Final = """
-    SELECT thing, point.1 AS lat, point.2 AS lon
-    FROM ({bookings})
-"""
+_BOOKINGS_AT_ORIGIN: Final = _AT_ORIGIN.replace(
+    "{things}", _BOOKINGS.replace("{where}", "argMin(route_id, {first}) AS route_id")
+)
+_BOOKINGS_AT_POINT: Final = _BOOKINGS.replace("{where}", f"argMin({_cell('pickup_')}, {{first}}) AS cell")
 
 # A payment's amount is that of its first success in the period.
 _REVENUE: Final = """
@@ -226,28 +244,24 @@ _COMPLETED: Final = """
     GROUP BY trip_id
 """
 
-_TRIPS_AT_ORIGIN: Final = """
-    SELECT thing, state, city
-    FROM ({completed}) AS completed
-    LEFT JOIN ({origins}) AS origins USING (route_id)
-"""
+_TRIPS_AT_ORIGIN: Final = _AT_ORIGIN.replace("{things}", _COMPLETED)
 
-_TRIPS_AT_POINT: Final = """
-    SELECT thing, lat, lon
-    FROM ({completed}) AS completed
+_TRIPS_AT_POINT: Final = f"""
+    SELECT thing, {_cell()} AS cell
+    FROM ({{completed}}) AS completed
     LEFT JOIN
     (
         SELECT
             trip_id AS thing,
-            argMin(start_lat, {first}) AS lat,
-            argMin(start_lon, {first}) AS lon
+            argMin(start_lat, {{first}}) AS lat,
+            argMin(start_lon, {{first}}) AS lon
         FROM events FINAL
         WHERE event_type = 'trip.started'
           AND trip_id IN
           (
               SELECT trip_id
               FROM events FINAL
-              WHERE event_type = 'trip.completed' AND {in_period}
+              WHERE event_type = 'trip.completed' AND {{in_period}}
           )
         GROUP BY trip_id
     ) AS started USING (thing)
@@ -261,12 +275,11 @@ _USERS: Final = """
     FROM events FINAL
     WHERE event_type = 'user.registered' AND {kept}
     GROUP BY user_id
-    HAVING toUnixTimestamp64Milli(min(event_timestamp)) >= {start:Int64}
-       AND toUnixTimestamp64Milli(min(event_timestamp)) < {end:Int64}
+    HAVING countIf({in_period}) > 0
 """
 
 _DRIVERS: Final = """
-    SELECT driver_id AS thing, state, city, lat, lon
+    SELECT driver_id AS thing, {where}
     FROM driver_locations FINAL
     WHERE {in_period} AND {kept}
 """
@@ -293,13 +306,13 @@ _SIGHTINGS: Final = {
     "revenue": _REVENUE,
     "trips": _TRIPS_AT_ORIGIN,
     "users": _USERS,
-    "drivers": _DRIVERS,
+    "drivers": _DRIVERS.replace("{where}", "state, city"),
     "routes": _ROUTES,
 }
 _SIGHTINGS_WITH_POINTS: Final = {
     "bookings": _BOOKINGS_AT_POINT,
     "trips": _TRIPS_AT_POINT,
-    "drivers": _DRIVERS,
+    "drivers": _DRIVERS.replace("{where}", f"{_cell()} AS cell"),
 }
 
 _BY_NAME: Final = """
@@ -317,8 +330,15 @@ _BOUNDARY: Final = "h3ToGeoBoundary(some_cell)"
 # A driver is seen many times; all other things come once.
 _COUNT: Final = "count()"
 _COUNT_DRIVERS: Final = "uniqExact(thing)"
+_SUM_OF_COUNTS: Final = "sum(things)"
 _SUMS: Final = "CAST(sumMapIf(map(paid_currency, paid), has_amount), 'Map(String, String)')"
-_VALUES: Final = {"revenue": _SUMS, "drivers": _COUNT_DRIVERS}
+_VALUES: Final = {
+    "bookings": _SUM_OF_COUNTS,
+    "trips": _SUM_OF_COUNTS,
+    "revenue": _SUMS,
+    "drivers": _COUNT_DRIVERS,
+}
+_VALUES_OF_HEXAGONS: Final = {"drivers": _COUNT_DRIVERS}
 
 # Things without coordinates are in cell 0, which the functions refuse, also in a branch that is not taken: there they get
 # `some_cell` instead.
@@ -333,18 +353,19 @@ SELECT
 FROM
 (
     SELECT
-        if(lat IS NULL OR lon IS NULL, 0, geoToH3(assumeNotNull(lat), assumeNotNull(lon), {resolution:UInt8})) AS cell,
+        cell,
         if(cell = 0, geoToH3(0., 0., {resolution:UInt8}), cell) AS some_cell,
         {value} AS value
     FROM ({sightings})
     GROUP BY cell
 )
 ORDER BY value DESC, hexagon = '', hexagon
+LIMIT {most:UInt32}
 """
 
 
 async def ask(warehouse: Warehouse, question: Question) -> GeographicAnswer:
-    """Answers for a period; raises what `Warehouse.query` raises."""
+    """Answers for a period; raises `TooManyHexagons`, and what `Warehouse.query` raises."""
     begins, rows = await asyncio.gather(
         head(warehouse, question, _TEXTS[question.metric]), _rows(warehouse, question)
     )
@@ -360,7 +381,7 @@ async def ask(warehouse: Warehouse, question: Question) -> GeographicAnswer:
 
 
 async def ask_geojson(warehouse: Warehouse, question: Question) -> GeoJSON:
-    """The answer by hexagon for a map; raises what `Warehouse.query` raises."""
+    """The answer by hexagon for a map; raises what `ask` raises."""
     begins, rows = await asyncio.gather(
         head(warehouse, question, _TEXTS[question.metric]),
         _rows(warehouse, question, boundary=_BOUNDARY),
@@ -397,16 +418,19 @@ async def _rows(warehouse: Warehouse, question: Question, boundary: str = "[]") 
     sql = statement(
         _BY_HEXAGON if is_h3 else _BY_NAME,
         city="toString(ifNull(city, ''))" if question.level == "city" else "''",
-        value=_VALUES.get(question.metric, _COUNT),
+        value=(_VALUES_OF_HEXAGONS if is_h3 else _VALUES).get(question.metric, _COUNT),
         order="" if question.metric == "revenue" else "value DESC, ",
         boundary=boundary,
         sightings=sightings,
-        bookings=_BOOKINGS,
         completed=_COMPLETED,
         origins=_ORIGINS,
         kept=_kept(question.metric, question.filters),
     )
-    return await warehouse.query(sql, {**question.bound, "resolution": question.resolution})
+    parameters = {**question.bound, "resolution": question.resolution, "most": MOST_HEXAGONS + 1}
+    rows = await warehouse.query(sql, parameters)
+    if is_h3 and len(rows) > MOST_HEXAGONS:
+        raise TooManyHexagons(f"more than {MOST_HEXAGONS} hexagons of resolution {question.resolution}")
+    return rows
 
 
 def _kept(metric: Metric, filters: Filters) -> str:

@@ -486,7 +486,7 @@ DATASETS: Final[dict[str, Dataset]] = {
             ("entered_at", "time", "When step 1 was taken."),
             ("reached_at", "time", "When the last step was taken."),
             ("window_ends_at", "time", "Until when the next step would count."),
-            ("still_open", "flag", "That time is not over yet: the user may still go on."),
+            ("still_open", "flag", "That time is after now: the user may still go on."),
         ),
         ("step", "entered_at", "user_id"),
         _funnel_dropouts,

@@ -15,6 +15,7 @@ from openride_analytics.analytics import cohort, funnel, geographic, retention
 from openride_analytics.http.access import needs
 from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
 from openride_analytics.http.parameters import PARAMETERS, SPAN, Query, analytics_key
+from openride_analytics.http.problems import BadRequest, FieldProblem
 from openride_analytics.service import Service
 from openride_analytics.warehouse import Warehouse
 
@@ -99,6 +100,10 @@ def _geographic(query: Query, common: dict[str, Any]) -> Asked:
     return Asked(question, geographic.ask)
 
 
+_TOO_MANY: Final = (
+    f"The answer would have more than {geographic.MOST_HEXAGONS:,} hexagons: ask for a coarser resolution, a shorter period "
+    "or one city."
+)
 _GEOGRAPHIC_FILTERS: Final = frozenset[str]().union(*geographic.FILTERS.values())
 
 ENDPOINTS: Final = (
@@ -134,7 +139,8 @@ ENDPOINTS: Final = (
         ("metric", "level", "resolution", "format"),
         "How much happens where",
         "With `format=geojson` the same by hexagon as a FeatureCollection (`application/geo+json`) that has `period`, "
-        "`data_through` and `definition` as foreign members.",
+        "`data_through` and `definition` as foreign members. An answer with more than "
+        f"{geographic.MOST_HEXAGONS:,} hexagons is refused (400).",
     ),
 )
 
@@ -169,7 +175,11 @@ def _handler(endpoint: Endpoint) -> HTTPRouteHandler:
         asked = endpoint.asked(query, common)
 
         async def compute() -> bytes:
-            return msgspec.json.encode(await asked.ask(service.warehouse, asked.question))
+            try:
+                answer = await asked.ask(service.warehouse, asked.question)
+            except geographic.TooManyHexagons:
+                raise BadRequest(_TOO_MANY, [FieldProblem(field="resolution", message=_TOO_MANY)]) from None
+            return msgspec.json.encode(answer)
 
         key = analytics_key(f"{endpoint.name} {asked.media_type}", asked.question)
         end_ms = asked.question.period.end_ms

@@ -142,11 +142,11 @@ IN_PART: Final = "thing_id >= {first:UUID} AND thing_id <= {last:UUID}"
 """A condition for one of `parts_of_things`: the tables by the thing are read only there."""
 
 
-async def parts_of_things(warehouse: Warehouse) -> AsyncIterator[Parameters]:
-    """All things, some ten thousand at a time: what `IN_PART` binds."""
+async def parts_of_things(warehouse: Warehouse, things: int = THINGS_AT_ONCE) -> AsyncIterator[Parameters]:
+    """All things, so many at a time: what `IN_PART` binds."""
     last = ""
     while True:
-        (row,) = await warehouse.query(_NEXT_PART, {"after": last, "things": THINGS_AT_ONCE})
+        (row,) = await warehouse.query(_NEXT_PART, {"after": last, "things": things})
         if not row["things"]:
             return
         yield {"first": row["first"], "last": row["last"]}

@@ -30,7 +30,7 @@ from openride_analytics.warehouse import (
     Warehouse,
     WarehouseError,
 )
-from openride_analytics.warehouse.acts import ACTED, HOUR, acts_of_events, doubt_acts
+from openride_analytics.warehouse.acts import HOUR, acts_of_events, doubt_acts
 
 log = structlog.get_logger(__name__)
 
@@ -497,7 +497,7 @@ SELECT DISTINCT
     {HOUR} AS hour,
     toUUID('00000000-0000-0000-0000-000000000000') AS user_id
 FROM event_ids
-WHERE event_id IN {{ids:Array(UUID)}} AND {ACTED}
+WHERE event_id IN {{ids:Array(UUID)}} AND event_type != 'driver.location.updated'
 GROUP BY event_id, event_type, event_timestamp
 HAVING uniqExactIf(content_rank, content_rank != 18446744073709551615) > 1  -- a tombstone's
 """

@@ -30,7 +30,7 @@ CONTENTS = [
 ]
 
 
-@pytest.fixture(params=["embedded", "server"])
+@pytest.fixture
 def warehouse(request: pytest.FixtureRequest) -> Warehouse:
     found: Warehouse = request.getfixturevalue(f"{request.param}_warehouse")
     return found
@@ -61,7 +61,7 @@ async def test_an_act_that_lost_its_id_does_not_count_and_another_of_its_hour_do
     assert await counted(embedded_warehouse) == [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize(("warehouse", "batches"), [("embedded", 1), ("server", 2)], indirect=["warehouse"])
 async def test_of_two_contents_under_one_key_one_counts(warehouse: Warehouse, batches: int) -> None:
     """Whether they came together, so that the loser never reached the table, or one after the other, in either order."""
     for number, (event_type, who, kinds) in enumerate(CONTENTS):

@@ -7,6 +7,7 @@ from uuid import NAMESPACE_OID, uuid4, uuid5
 import h3
 import pytest
 
+from openride_analytics.analytics import geographic
 from tests.component.test_http import App, anywhere, app, faults, lines
 from tests.samples import minimal
 
@@ -176,6 +177,36 @@ async def test_hexagons_are_those_of_h3_and_unknown_places_are_null(app: App) ->
         {"h3": hexagon, "lat": pytest.approx(lat), "lon": pytest.approx(lon), "value": 1, "share": 0.5},
         {"h3": None, "lat": None, "lon": None, "value": 1, "share": 0.5},
     ]
+
+
+async def test_who_registers_again_counts_among_the_users_of_that_period_at_the_first_place(app: App) -> None:
+    city = City()
+    city.register("ada", "02T08:00:00", state="Lagos")
+    city.register("ada", "20T08:00:00", state="FCT")
+    city.register("bola", "20T09:00:00", state="Lagos")
+    again = {"metric": "users", "start_date": "2026-03-15"}
+    places = (await city.ask(app, "geographic", **again))["places"]
+    assert [(place["state"], place["value"]) for place in places] == [("Lagos", 2)]
+
+
+async def test_an_answer_of_too_many_hexagons_is_refused(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    city = City()
+    for number in range(3):
+        city.add(
+            "booking.created",
+            "02T08:30:00",
+            booking_id=f"b{number}",
+            route_id="r",
+            pickup_lat=6.0 + number,
+            pickup_lon=3.0,
+        )
+    city.add("route.created", "01T08:00:00", route_id="r", origin_city=city.name)
+    monkeypatch.setattr(geographic, "MOST_HEXAGONS", 3)
+    assert len((await city.ask(app, "geographic", level="h3"))["places"]) == 3
+    monkeypatch.setattr(geographic, "MOST_HEXAGONS", 2)
+    for more in ({}, {"format": "geojson"}):
+        asked = MARCH | {"city": city.name, "level": "h3", "resolution": "8"} | more
+        assert list(faults(await app.get("/v1/analytics/geographic", **asked))) == ["resolution"]
 
 
 async def test_geojson_has_a_closed_counterclockwise_ring_around_each_hexagon(app: App) -> None:

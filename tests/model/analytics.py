@@ -390,7 +390,8 @@ def users_registered(known: list[Event], question: AnalyticsQuestion) -> list[Si
     registrations = by(of(known, "user.registered"), "user_id")
     return [
         (user, {name: first_known(registrations[user], name) for name in ("state", "city")})
-        for user in beginnings(known, question)
+        for user in {event["user_id"] for event in of(during(known, period(question)), "user.registered")}
+        & kept_users(known, question)
     ]
 
 

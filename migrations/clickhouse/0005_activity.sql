@@ -12,7 +12,8 @@ CREATE TABLE IF NOT EXISTS active_hours
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))
-ORDER BY (user_id, hour, kind);
+ORDER BY (user_id, hour, kind)
+SETTINGS min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
 
 -- The rows of `active_hours` that are not to be believed; with the nil UUID: nobody's of that hour. One that is believed
 -- again is dropped by `doubted_at`.
