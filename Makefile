@@ -12,7 +12,7 @@ SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-faults check format lint types coverage bench soak fuzz fuzzapi lock image clean
+.PHONY: help demo serve test test-faults check format lint types coverage bench soak fuzz fuzzapi lock sbom audit image clean
 
 help: ## this page
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,7 +28,7 @@ serve: $(VENV)/runtime.stamp ## run the service as config.toml and the environme
 	@$(BIN)/openride-analytics serve --config config.toml $(ARGS)
 
 test: lint types ## lint, types and all tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-faults: $(VENV)/dev.stamp ## a hundred kills and other faults on real servers, up to twenty minutes
 	OPENRIDE_TEST_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -s -p no:randomly \
@@ -75,6 +75,15 @@ lock: $(VENV)/dev.stamp ## resolve the ranges of pyproject.toml into requirement
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra bench \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  $(ARGS) --output-file requirements.lock pyproject.toml
+
+sbom: $(VENV)/dev.stamp ## write the bill of materials (CycloneDX) to dist/sbom.cdx.json
+	@mkdir -p dist
+	$(BIN)/python .ci/pins.py > dist/pins.txt
+	PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements dist/pins.txt --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --output-file dist/sbom.cdx.json
+
+audit: $(VENV)/dev.stamp ## look the pinned packages up among the known vulnerabilities
+	$(BIN)/python .ci/audit.py $(ARGS)
 
 image: ## build the container image
 	docker build --tag openride-analytics:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .

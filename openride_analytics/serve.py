@@ -11,6 +11,7 @@ import structlog
 import uvicorn
 import uvloop
 from litestar.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from openride_analytics.config import Config
 from openride_analytics.http.app import http_app, ops_app
@@ -20,6 +21,46 @@ log = structlog.get_logger(__name__)
 
 # Requests in flight get this long after the drain time; then the stores are flushed and closed.
 _REQUESTS_SECONDS: Final = 5
+# From a connection's beginning, or a request's first byte, to the end of its headers.
+_HEADERS_SECONDS: Final = 10.0
+
+
+class _Connection(H11Protocol):
+    """uvicorn's, by h11 because that bounds the size of the headers; here their time is bounded too.
+
+    Otherwise clients that come to no end hold as many connections as they like, for ever.
+    """
+
+    _cut_off: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_request:
+            self._wait()
+        super().data_received(data)
+        if self._in_request:
+            self._wait_no_more()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._wait_no_more()
+        super().connection_lost(exc)
+
+    @property
+    def _in_request(self) -> bool:
+        cycle: Any = self.cycle  # None before the first one
+        return cycle is not None and not cycle.response_complete
+
+    def _wait(self) -> None:
+        if self._cut_off is None:
+            self._cut_off = self.loop.call_later(_HEADERS_SECONDS, self.transport.close)
+
+    def _wait_no_more(self) -> None:
+        if self._cut_off is not None:
+            self._cut_off.cancel()
+            self._cut_off = None
 
 
 class _Server(uvicorn.Server):
@@ -84,7 +125,7 @@ def _server(config: Config, app: ASGIApp, port: int, *, lifespan: Literal["on", 
             app_for_uvicorn,
             host=config.server.host,
             port=port,
-            http="h11",  # bounds the headers of a request, which httptools does not
+            http=_Connection,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -39,7 +39,7 @@ from openride_analytics.warehouse.server import ServerWarehouse
 log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 15.0
+_LONGEST_PAUSE_SECONDS: Final = 5.0
 _PROBE_SECONDS: Final = 2.0
 _PROBE_KEPT_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 5.0

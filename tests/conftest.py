@@ -1,4 +1,8 @@
-"""Fixtures for all tests: the real servers, each started when the first test asks for it."""
+"""Fixtures for all tests: the real servers, each started when the first test asks for it; and which files are begun first."""
+
+from pathlib import Path
+
+import pytest
 
 from tests.caches import cache, fragile_redis, patient
 from tests.servers.clickhouse import clickhouse, clickhouse_url
@@ -26,3 +30,45 @@ __all__ = [
     "smtp",
     "smtp_server",
 ]
+
+# The longest first, so that at the end no worker waits for another that has just begun a long one.
+LONG_FILES = (
+    "component/test_rebuild.py",
+    "faults/test_faults.py",
+    "integration/test_dashboard.py",
+    "model/test_metrics.py",
+    "integration/test_orchestrated.py",
+    "component/test_erasure.py",
+    "integration/test_maintenance.py",
+    "integration/test_real_trips_http.py",
+    "integration/test_real_trips_kafka.py",
+    "hostile/test_uploads.py",
+    "integration/test_service_lifecycle.py",
+    "hostile/test_openapi.py",
+    "component/test_kafka_reading.py",
+    "model/test_erasure.py",
+    "integration/test_reports_exactly_once.py",
+    "integration/test_same_answers.py",
+    "component/test_pipeline.py",
+    "integration/test_ingest_status.py",
+    "component/test_commands.py",
+    "integration/test_replay.py",
+    "component/test_report_content.py",
+    "model/test_analytics.py",
+    "integration/test_installed.py",
+    "integration/test_access.py",
+    "component/test_dead_letters.py",
+    "component/test_warehouse.py",
+    "component/test_exports_http.py",
+    "hostile/test_records.py",
+    "unit/test_demo_platform.py",
+    "servers/test_servers.py",
+)
+
+
+@pytest.hookimpl(trylast=True)  # after the order was made random
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files keep their tests together; those that are not named come after the others, as they were."""
+    here = Path(__file__).parent
+    rank = {here / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))

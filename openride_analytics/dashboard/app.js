@@ -102,6 +102,7 @@ function showControls() {
       ),
     ),
   );
+  document.querySelector("#tabs [aria-current]").scrollIntoView({ inline: "nearest", block: "nearest" });
   form.hidden = state.tab === "live"; // which is about now and all places
   byId("heading").textContent = TABS[state.tab];
   document.title = `${TABS[state.tab]} · OpenRide Analytics`;
@@ -215,10 +216,10 @@ function draw({ quietly = false } = {}) {
   }
   const grid = h("div", { class: "grid" }, sections(own));
   if (!quietly) byId("view").replaceChildren(grid);
-  if (!quietly && state.tab !== "live") offerFilters(own);
 
   Promise.all(pending).then(() => {
     if (end.signal.aborted) return;
+    if (!quietly && state.tab !== "live") offerFilters(own);
     if (quietly && !failures.length) byId("view").replaceChildren(grid);
     report(failures, quietly);
     clearTimeout(timer);

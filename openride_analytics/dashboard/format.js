@@ -87,6 +87,13 @@ export function days(period) {
 }
 
 /** `2026-03-01` as that day, wherever the reader is. */
+/** The last day of a period, and how far into it the period goes where it does not see its end. */
+export function lastDay({ start, end }, zone) {
+  const last = new Date(Math.max(new Date(start), new Date(end) - 1));
+  const day = moments(zone, { weekday: "short", day: "numeric", month: "short" }).format(last);
+  const until = moments(zone, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(new Date(end));
+  return until === "00:00" ? day : `${day} until ${until}`;
+}
 export const calendarDay = (text) => moments("UTC", TICK.day).format(new Date(`${text}T00:00:00Z`));
 
 export function today(zone) {

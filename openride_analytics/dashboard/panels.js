@@ -10,6 +10,7 @@ import {
   currencies,
   decimal,
   eventName,
+  lastDay,
   minutes,
   missing,
   money,
@@ -124,7 +125,9 @@ function tileBody(tile, answer) {
   const text = (KINDS[tile.kind] ?? tile.kind)(now);
   const value = number(now, tile.metric);
   value.textContent = text;
-  const was = answer.previous ? `before ${(KINDS[tile.kind] ?? tile.kind)(before)}` : null;
+  // Days of the week differ, and the last one may not be over: a number of one day says of which.
+  const when = tile.ofLastDay && answer.previous ? `, ${lastDay(answer.previous.period, answer.period.timezone)}` : "";
+  const was = answer.previous ? `before ${(KINDS[tile.kind] ?? tile.kind)(before)}${when}` : null;
   return [
     h("p", { class: "value" }, value),
     h("p", { class: "sub" }, change(now, before, { points: tile.kind === "rate", ...tile }), was ? h("span", {}, was) : null),

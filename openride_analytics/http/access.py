@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, Message, Receive, Send
 from litestar.types import Scope as ASGIScope
 
 from openride_analytics.access import SCOPES, Caller, Denied, Scope
-from openride_analytics.config import Config, is_loopback
+from openride_analytics.config import is_loopback
 from openride_analytics.http.problems import MEDIA_TYPE, Problem, problem
 from openride_analytics.service import Service
 
@@ -35,11 +35,6 @@ _SCHEME: Final = "bearer"
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
     "manifest-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
-# The page to try the API: Swagger UI from its CDN, started by a script in the page that holds no foreign text.
-_DOCS_POLICY: Final = (
-    "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; style-src https://cdn.jsdelivr.net "
-    "'unsafe-inline'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -143,12 +138,15 @@ COMPONENTS: Final = Components(
 class Hardened:
     """An ASGI application around all others: headers on each answer, whatever it is.
 
-    Where nobody needs a key, it also refuses what a page of another site makes a browser of this machine send: names that
-    were made to point here, and changes from foreign origins.
+    While the service stops, each answer ends its connection: a client that keeps one would never learn that it has to go
+    elsewhere. Where nobody needs a key, what a page of another site makes a browser of this machine send is refused: names
+    that were made to point here, and changes from foreign origins.
     """
 
-    def __init__(self, app: ASGIApp, config: Config) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        config = service.config
         self._app = app
+        self._stopping = service.stopping
         self._names_checked = not config.auth.enabled and not config.auth.open_to_everybody
         self._origins_checked = not config.auth.enabled
         self._origins = frozenset(config.server.cors_origins)
@@ -158,14 +156,14 @@ class Hardened:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        policy = _DOCS_POLICY if scope["path"] == "/docs" else _POLICY
 
         async def hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableScopeHeaders.from_message(message)
                 for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
-                headers["Content-Security-Policy"] = policy
+                    headers[name] = value
+                if self._stopping.is_set():
+                    headers["Connection"] = "close"
             await send(message)
 
         if self._from_elsewhere(scope):

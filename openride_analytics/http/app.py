@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import asyncpg
-from litestar import Litestar, MediaType, Request, Response, get, route
+from litestar import Litestar, Response, route
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
 from openride_analytics import __version__
@@ -43,15 +43,6 @@ Every number is defined once; the same metric for the same period is the same ev
 are those of the `timezone`; rates are fractions and null where nothing is counted; money is exact, by currency, as text."""
 
 
-_SWAGGER: Final = SwaggerRenderPlugin()
-
-
-@get("/docs", media_type=MediaType.HTML, opt=access.OPEN, include_in_schema=False)
-async def docs(request: Request[Any, Any, State]) -> bytes:
-    """A page to try the API."""
-    return _SWAGGER.render(request, request.app.openapi_schema.to_schema())
-
-
 # Bodies being read or decoded: so many of the largest.
 _BODIES_HELD: Final = 6
 
@@ -61,7 +52,7 @@ def http_app(service: Service) -> ASGIApp:
     largest_bytes = service.config.ingest.max_request_bytes
     held = HeldBytes(_BODIES_HELD * largest_bytes)
     bounded = BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
-    return Observed(access.Hardened(bounded, service.config), service.metrics, service.tracing)
+    return Observed(access.Hardened(bounded, service), service.metrics, service.tracing)
 
 
 def ops_app(service: Service) -> ASGIApp:
@@ -76,7 +67,7 @@ def ops_app(service: Service) -> ASGIApp:
     )
     largest_bytes = 1_024
     bounded = BoundedBodies(app, largest_bytes=largest_bytes, held=HeldBytes(_BODIES_HELD * largest_bytes))
-    return Observed(access.Hardened(bounded, service.config), service.metrics, service.tracing)
+    return Observed(access.Hardened(bounded, service), service.metrics, service.tracing)
 
 
 _OPERATIONS: Final = (health.health, health.live, health.ready, health.prometheus_metrics)
@@ -116,7 +107,6 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
     origins = list(service.config.server.cors_origins)
     handlers: list[HTTPRouteHandler] = [
         *dashboard.handlers(service.config.analytics),
-        docs,
         *metrics.handlers(),
         *analytics.handlers(),
         *exports.handlers(),
@@ -157,7 +147,7 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
             version=__version__,
             description=_DESCRIPTION,
             components=access.COMPONENTS,
-            # Litestar takes the root of this path for itself: at "/" stands the dashboard, so "/docs" is a handler of ours.
+            # Litestar takes the root of this path for itself, and at "/" stands the dashboard.
             path="/schema",
             render_plugins=[JsonRenderPlugin(path="/")],
         ),

@@ -18,6 +18,9 @@ _BYTES_PER_SECOND: Final = 1_024
 _LONGEST_SECONDS: Final = 60.0
 # Many clients hear an answer only when they have sent all: what they send after it is thrown away for so long.
 _DRAIN_SECONDS: Final = 2.0
+# Events come by the thousand; all else that is sent is an order of a few lines, or a list of ids.
+_LARGE_BODIES: Final = frozenset({"/v1/events"})
+_LARGEST_OTHER_BYTES: Final = 1_048_576
 
 
 class HeldBytes:
@@ -54,7 +57,10 @@ class BoundedBodies:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        body = _Body(scope, receive, send, self._largest_bytes, self._held)
+        largest_bytes = self._largest_bytes
+        if scope["path"].rstrip("/") not in _LARGE_BODIES:
+            largest_bytes = min(largest_bytes, _LARGEST_OTHER_BYTES)
+        body = _Body(scope, receive, send, largest_bytes, self._held)
         try:
             await self._app(scope, body.receive, body.send)
         finally:

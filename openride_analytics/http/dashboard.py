@@ -1,9 +1,11 @@
-"""The dashboard at `/`: the files of `openride_analytics/dashboard/`, which ask the API like anybody else.
+"""The dashboard at `/` and the page to try the API at `/docs`: the files of `openride_analytics/dashboard/`.
 
-The page names its files by a digest of them all, so they may be kept for ever and a new release shows at once.
+They ask the API like anybody else, and need nothing from elsewhere. The pages name their files by a digest of them all, so
+these may be kept for ever and a new release shows at once.
 """
 
 import gzip
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
@@ -19,7 +21,7 @@ from litestar.params import FromPath
 from openride_analytics.config import Analytics
 from openride_analytics.http.access import OPEN
 
-PAGE: Final = "index.html"
+_PAGES: Final = {"/": "index.html", "/docs": "docs.html"}
 _TYPES: Final = {
     "css": "text/css",
     "html": "text/html",
@@ -60,7 +62,7 @@ class _File:
 
 
 def handlers(analytics: Analytics) -> list[HTTPRouteHandler]:
-    """The page and its files, read once. They are no part of the API, so its document does not list them."""
+    """The pages and their files, read once. They are no part of the API, so its document does not list them."""
     contents = {
         entry.name: entry.read_bytes()
         for entry in files("openride_analytics").joinpath("dashboard").iterdir()
@@ -70,19 +72,13 @@ def handlers(analytics: Analytics) -> list[HTTPRouteHandler]:
     for name, content in sorted(contents.items()):
         digest.update(name.encode() + b"\0" + content + b"\0")
     version = digest.hexdigest()[:16]
-    html = contents.pop(PAGE).decode()
-    for placeholder, value in (
-        ("{version}", version),
-        ("{timezone}", analytics.timezone),
-        ("{currency}", analytics.currency),
-    ):
-        html = html.replace(placeholder, escape(value))
-    index = _File.of(PAGE, html.encode())
+    filled = {"version": version, "timezone": analytics.timezone, "currency": analytics.currency}
+    pages = {path: _page(name, contents.pop(name), filled) for path, name in _PAGES.items()}
     served = {name: _File.of(name, content) for name, content in contents.items()}
 
-    @get("/", name="dashboard", opt=OPEN, include_in_schema=False)
+    @get([*_PAGES], name="dashboard", opt=OPEN, include_in_schema=False)
     async def page(request: Request[Any, Any, State]) -> Response[bytes]:
-        return index.response(request, "no-cache")
+        return pages[request.url.path].response(request, "no-cache")
 
     @get("/dashboard/{release:str}/{name:str}", name="dashboard_file", opt=OPEN, include_in_schema=False)
     async def file(
@@ -95,6 +91,13 @@ def handlers(analytics: Analytics) -> list[HTTPRouteHandler]:
         return served[name].response(request, kept)
 
     return [page, file]
+
+
+def _page(name: str, content: bytes, filled: Mapping[str, str]) -> _File:
+    html = content.decode()
+    for placeholder, value in filled.items():
+        html = html.replace(f"{{{placeholder}}}", escape(value))
+    return _File.of(name, html.encode())
 
 
 def _takes_gzip(accepted: str) -> bool:

@@ -63,7 +63,7 @@ _HELD_SECONDS: Final = 30.0
 # So many records after a failure are read one by one, so that those before the bad place get through.
 _CAREFUL_RECORDS: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 15.0
+_LONGEST_PAUSE_SECONDS: Final = 5.0
 _LETTERS_AT_ONCE: Final = 50
 _LOSSES_REMEMBERED: Final = 100
 _BATCHES_TRACED: Final = 16

@@ -1,4 +1,4 @@
-"""The files of the dashboard over HTTP: what browsers may keep, and what they must not do."""
+"""The files of the dashboard and the API's page over HTTP: what browsers may keep, and what they must not do."""
 
 import re
 
@@ -10,19 +10,22 @@ __all__ = ["app"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+each_page = pytest.mark.parametrize("path", ["/", "/docs"])
+
 
 async def named(app: App) -> list[str]:
-    """The files that the page names."""
-    page = await app.get("/")
-    return re.findall(r'"(/dashboard/[^"]+)"', page.text)
+    """The files that the pages name."""
+    pages = [await app.get(path) for path in ("/", "/docs")]
+    return sorted({name for page in pages for name in re.findall(r'"(/dashboard/[^"]+)"', page.text)})
 
 
-async def test_the_page_is_looked_up_each_time_and_sent_only_when_it_changed(app: App) -> None:
-    page = await app.get("/")
+@each_page
+async def test_a_page_is_looked_up_each_time_and_sent_only_when_it_changed(app: App, path: str) -> None:
+    page = await app.get(path)
     assert page.status_code == 200
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
     assert page.headers["Cache-Control"] == "no-cache"
-    again = await app.client.get("/", headers={"If-None-Match": page.headers["ETag"]})
+    again = await app.client.get(path, headers={"If-None-Match": page.headers["ETag"]})
     assert again.status_code == 304
     assert not again.content
 
@@ -50,7 +53,12 @@ async def test_the_files_of_another_release_are_there_but_not_kept(app: App) -> 
 
 
 async def test_what_is_no_file_of_it_is_not_found(app: App) -> None:
-    for path in ("/dashboard/x/index.html", "/dashboard/x/nothing.js", "/dashboard/x/..%2F__init__.py"):
+    for path in (
+        "/dashboard/x/index.html",
+        "/dashboard/x/docs.html",
+        "/dashboard/x/nothing.js",
+        "/dashboard/x/..%2F__init__.py",
+    ):
         assert (await app.get(path)).status_code == 404, path
 
 
@@ -65,8 +73,9 @@ async def test_files_are_packed_for_those_who_take_it(app: App) -> None:
     assert packed.headers["Vary"] == "Accept-Encoding"
 
 
-async def test_nothing_inline_and_nothing_from_elsewhere_may_run(app: App) -> None:
-    page = await app.get("/")
+@each_page
+async def test_nothing_inline_and_nothing_from_elsewhere_may_run(app: App, path: str) -> None:
+    page = await app.get(path)
     policy = page.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy

@@ -207,7 +207,7 @@ class TestSameRows:
         async def rows() -> list[list[Row]]:
             return [await warehouse.query(EVENT_ROWS), await warehouse.query(LOCATION_ROWS)]
 
-        @settings(SLOW, max_examples=20)
+        @settings(SLOW, max_examples=12)
         @given(events=clashing_streams(), seed=st.integers(0, 2**32), merged=st.booleans())
         async def same(events: list[Sample], seed: int, merged: bool) -> None:  # noqa: FBT001
             await empty(warehouse)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openride_analytics import rebuild as rebuilding
 from openride_analytics.cache import MemoryCache
 from openride_analytics.erasure import erase
 from openride_analytics.ingest.pipeline import settle_all_clashes
@@ -52,6 +53,12 @@ DAMAGE = {
         """
     ],
 }
+
+
+@pytest.fixture(autouse=True)
+def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for a few dozen ids; each part costs a query."""
+    monkeypatch.setattr(rebuilding, "_PARTS", 5)
 
 
 @pytest.fixture(params=["embedded", "server"])
@@ -127,7 +134,7 @@ class TestTheEarliestCounts:
     async def test_where_the_run_was_interrupted_at_some_step(
         self, embedded_warehouse: EmbeddedWarehouse
     ) -> None:
-        for steps in itertools.count(0, 5):
+        for steps in itertools.count(0, 3):
             await empty(embedded_warehouse)
             await store_batches(embedded_warehouse, [rivals()])
             for statement in [*DAMAGE["half of the ids gone"], *TOMBSTONES_LOST]:

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 LAGOS = ZoneInfo("Africa/Lagos")
 NOW = datetime(2026, 3, 20, 9, 30, tzinfo=UTC)
 ROUTE_NAME = 'Ọ̀yọ́ – Ìbàdàn <b>&"express"</b> ẹṣẹ'
+NAME = "Weekly figures — ₦ for Ọlá"
 UNSUBSCRIBE = "https://analytics.example.com/v1/reports/unsubscribe/" + "t" * 120
 LINK = "https://analytics.example.com/v1/reports/1/file?expires=1&signature=x"
 
@@ -70,7 +71,7 @@ def _events() -> list[dict[str, Any]]:
     return events
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def warehouse(embedded_folder: Path) -> AsyncIterator[Warehouse]:
     embedded = EmbeddedWarehouse(embedded_folder, query_timeout_seconds=60, insert_timeout_seconds=60)
     await create_tables(embedded)
@@ -164,17 +165,17 @@ class _Page(HTMLParser):
 
 
 async def test_a_pdf_holds_the_numbers_of_the_endpoints(warehouse: Warehouse, made: Made) -> None:
-    order = _order("pdf", "metrics.bookings", "metrics.payments", "metrics.routes")
+    order = _order("pdf", "metrics.bookings", "metrics.payments", "metrics.routes", name=NAME)
     report = await made.of(warehouse, order)
     asked = await _asked(warehouse, order, payments)
     words = _words(report.path)
-    assert report.file_name == "weekly-figures_2026-03-09_2026-03-15.pdf"
+    assert report.file_name == "weekly-figures-for-ola_2026-03-09_2026-03-15.pdf"
     assert report.bytes == report.path.stat().st_size
     assert not report.empty
     reader = PdfReader(report.path)
     assert len(reader.pages) >= 4
     assert reader.metadata is not None
-    assert reader.metadata.title == "Weekly figures"
+    assert reader.metadata.title == NAME
     assert "9–15 March 2026" in words
     assert "Compared with 2–8 March 2026" in words
     assert "Africa/Lagos (UTC+1)" in words
@@ -264,15 +265,14 @@ async def test_one_csv_is_a_file_and_several_are_a_zip(warehouse: Warehouse, tmp
 
 
 @pytest.mark.parametrize("format", content.FORMATS)
-async def test_a_report_of_nothing_says_so(
-    embedded_warehouse: EmbeddedWarehouse, tmp_path: Path, format: Format
-) -> None:
-    report = await make(embedded_warehouse, _order(format), tmp_path)
+async def test_a_report_of_nothing_says_so(warehouse: Warehouse, tmp_path: Path, format: Format) -> None:
+    order = _order(format, days=("2024-03-04", "2024-03-10"))
+    report = await make(warehouse, order, tmp_path)
     assert report.empty
     assert not report.charts
     if format == "pdf":
         assert "Nothing happened in this period." in _words(report.path)
-    mail = _composed(report, _order(format))
+    mail = _composed(report, order)
     assert "Nothing happened in this period." in mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]  # it has one
 
 
@@ -354,9 +354,7 @@ def _composed(report: Report, order: Order, **options: Any) -> EmailMessage:
 async def test_a_mail_says_the_same_in_text_and_html_and_carries_charts_and_file(
     warehouse: Warehouse, made: Made
 ) -> None:
-    order = _order(
-        "pdf", "metrics.bookings", "metrics.payments", "metrics.routes", name="Figures — ₦ for Ọlá"
-    )
+    order = _order("pdf", "metrics.bookings", "metrics.payments", "metrics.routes", name=NAME)
     report = await made.of(warehouse, order)
     mail = _composed(report, order)
     assert mail["To"] == "boss@example.com"

@@ -55,7 +55,7 @@ def impatient(request: pytest.FixtureRequest) -> Warehouse:
 
 class TestValues:
     async def test_parameters_arrive_as_they_were_given(self, warehouse: Warehouse) -> None:
-        @settings(SLOW, max_examples=50)
+        @settings(SLOW, max_examples=30)
         @given(
             text=st.text()
             | st.sampled_from(["'", "\\", "\t\n\r\0", "\\'", "{x:String}", "%s", "--", "\u2028", "🚌"]),

@@ -374,9 +374,39 @@ async def test_nobody_sends_for_ever(service: ServiceProcess, path: bytes) -> No
     assert sent > 0
 
 
-async def test_a_body_that_trickles_is_a_408_and_holds_up_nobody(
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/reports/schedule"),
+        ("PATCH", "/v1/reports/schedule/0f8c2d1e-5b1b-4f4e-8f63-7a9d2c3b4a5f"),
+        ("POST", "/v1/ingest/dead-letters/replay"),
+        ("POST", "/v1/keys"),
+        ("POST", "/nowhere"),
+    ],
+)
+def test_only_events_come_in_large_bodies(service: ServiceProcess, method: str, path: str) -> None:
+    body = b'{"name": "' + b"x" * 1_048_576 + b'"}'
+    answer = httpx.request(method, service.url + path, content=body, trust_env=False, timeout=60)
+    assert answer.status_code == (404 if path == "/nowhere" else 413)
+
+
+async def test_what_trickles_is_cut_off_and_holds_up_nobody(
     service: ServiceProcess, events: Iterator[bytes]
 ) -> None:
+    """A body is a 408; who does not come to the end of the headers is not worth an answer."""
+
+    async def trickle_headers(first: bytes, piece: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(HOST, service.port)
+        writer.write(first)
+        answer = asyncio.create_task(reader.read())
+        while not answer.done():
+            with contextlib.suppress(OSError):
+                writer.write(piece)
+                await writer.drain()
+            await asyncio.wait([answer], timeout=1)
+        writer.close()
+        return answer.result()
+
     async def trickle() -> tuple[bytes, bytes]:
         reader, writer = await asyncio.open_connection(HOST, service.port)
         writer.write(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
@@ -388,10 +418,19 @@ async def test_a_body_that_trickles_is_a_408_and_holds_up_nobody(
         writer.close()
         return answer.result()
 
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
     async with asyncio.timeout(PATIENCE_SECONDS):
         slow = [asyncio.create_task(trickle()) for _ in range(100)]
+        endless = [
+            asyncio.create_task(trickle_headers(first, piece))
+            for first, piece in (
+                (b"", b""),
+                (request, b"X: x\r\n"),
+                (request + b"\r\n", b"G"),  # after one that is answered
+            )
+        ]
         async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as client:
-            while not all(task.done() for task in slow):
+            while not all(task.done() for task in (*slow, *endless)):
                 response = await client.post(f"{service.url}/v1/events", content=next(events))
                 assert checked(response, 202).json()["accepted"] == 1
                 await asyncio.wait(slow, timeout=1, return_when=asyncio.FIRST_COMPLETED)
@@ -400,6 +439,9 @@ async def test_a_body_that_trickles_is_a_408_and_holds_up_nobody(
         assert head.startswith(b"HTTP/1.1 408 ")
         assert b"connection: close" in head.lower()
         assert json.loads(body)["title"] == "Request timed out"
+    nothing, part, another = [task.result() for task in endless]
+    assert (nothing, part) == (b"", b"")
+    assert another.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_ten_thousand_tiny_requests_at_once_are_all_stored(

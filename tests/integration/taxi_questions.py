@@ -7,14 +7,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tests.model.asked import differences
-from tests.taxi import truth
+from tests.taxi import periods, truth
 
 from .running import Sections, ServiceProcess
 
 # What the trips need: they are years old, in New York and paid in dollars. Every answer is computed anew.
 CONFIG: Sections = {
     "retention": {"hot_days": 0, "cold_days": 0},
-    "analytics": {"timezone": truth.NEW_YORK, "currency": truth.CURRENCY},
+    "analytics": {"timezone": periods.NEW_YORK, "currency": truth.CURRENCY},
     "cache": {"fresh_seconds": 0, "stale_seconds": 0, "closed_max_age_seconds": 1},
 }
 ENDPOINTS = {
@@ -33,8 +33,8 @@ class Asked:
 
     first: str
     last: str
-    timezone: str = truth.NEW_YORK
-    granularity: truth.Granularity = "day"
+    timezone: str = periods.NEW_YORK
+    granularity: periods.Granularity = "day"
     compare: bool = False
     more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import time
+from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import httpx
 import jwt
 
@@ -68,6 +70,26 @@ async def test_the_network_is_not_served_without_access() -> None:
     assert code == 2
     assert said.count("\n") == 1
     assert "auth.enabled" in said
+
+
+async def test_when_a_key_was_last_used_is_known_after_a_stop(clickhouse_url: str, postgres_url: str) -> None:
+    config: Sections = {
+        "auth": {"enabled": True},
+        "clickhouse": {"url": clickhouse_url},
+        "postgres": {"url": postgres_url},
+    }
+    with ServiceProcess(config) as service:
+        service.wait_until_ready()
+        service.use_key(service.made_key("read"))
+        assert service.get(DEFINITIONS).status_code == 200
+        asked_at = datetime.now(UTC)
+        assert service.terminate() == 0
+    postgres = await asyncpg.connect(postgres_url)
+    try:
+        last_used_at = await postgres.fetchval("SELECT last_used_at FROM api_keys")
+    finally:
+        await postgres.close()
+    assert asked_at - timedelta(seconds=30) < last_used_at <= asked_at
 
 
 async def test_secrets_show_nowhere(clickhouse_url: str, postgres_url: str) -> None:

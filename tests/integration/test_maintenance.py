@@ -95,6 +95,9 @@ async def test_an_erased_user_is_gone_from_all_instances_at_once(
         again = await run(one.folder, "erase", "--config", "config.toml", "--user", users[0])
         assert (again.returncode, len(again.stdout.splitlines())) == (0, 1)
         assert "nothing is stored" in again.stdout
+        recorded = one.get_json("/v1/audit")["entries"]
+        assert [(entry["what"], entry["details"]) for entry in recorded] == [("user.erased", {})] * 2
+        assert all(entry["who"].startswith("command:") for entry in recorded)
         for service in (one, two):
             assert figures(service) == left
             assert users[0] not in service.logged().lower()
@@ -123,6 +126,7 @@ async def test_a_rebuild_beside_a_running_service_mends_what_was_lost(
         done = await run(service.folder, "rebuild", "--config", "config.toml")
         assert (done.returncode, done.stdout) == (0, "rebuilt\n"), done.stdout + done.stderr
         assert "event_ids: from events of" in done.stderr
+        assert [entry["what"] for entry in service.get_json("/v1/audit")["entries"]] == ["derived.rebuilt"]
         service.post_events(body(later), content_type="application/x-ndjson")
         service.wait_until(lambda: figures(service) == (1, BOOKINGS, 1), "count the earlier ones only")
         assert service.terminate() == 0

@@ -24,13 +24,13 @@ LAGOS = "Africa/Lagos"
 NOW = ACCEPTED + timedelta(hours=15, minutes=30)
 DAYS = 3
 LOCATIONS_KEPT = 40
-QUARTER = frozenset("0123")
+EIGHTH = frozenset("01")
 
 Event = dict[str, Any]
 
 
 def platform_events() -> list[Event]:
-    """A quarter of what the demo platform did in its first days, and few of its many locations.
+    """An eighth of what the demo platform did in its first days, and few of its many locations.
 
     Whole bookings, users and routes are left out, so some bookings are on routes that nobody has heard of. Some ids
     come a second time with another time and price, of which the earlier must win.
@@ -41,7 +41,7 @@ def platform_events() -> list[Event]:
         event
         for event in made
         if event["event_type"] != LOCATION_EVENT
-        and (event.get("booking_id") or event.get("route_id") or event["user_id"])[0] in QUARTER
+        and (event.get("booking_id") or event.get("route_id") or event["user_id"])[0] in EIGHTH
     ]
     chance = Random(11)
     clashing = [

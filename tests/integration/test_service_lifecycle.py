@@ -1,4 +1,4 @@
-"""How a service process starts and goes on while its servers are away, come, and hold more than it expects."""
+"""How a service process goes on while its servers are lost, and starts beside others and on what it does not expect."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -12,13 +12,10 @@ from openride_analytics.migrations import load
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.clickhouse import ClickHouseServer
-from tests.servers.kafka import KafkaServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, Server, free_port, lent
-from tests.servers.redis import RedisServer
 
 from .running import Sections, ServiceProcess
-from .streaming import EventTopics
 
 RECORDED = "SELECT version FROM schema_migrations ORDER BY version"
 Change = Callable[[Warehouse, "asyncpg.Connection[asyncpg.Record]"], Awaitable[None]]
@@ -38,26 +35,6 @@ def own_postgres() -> Iterator[PostgresServer]:
 
 def addresses(clickhouse_url: str, postgres_url: str) -> dict[str, dict[str, Any]]:
     return {"clickhouse": {"url": clickhouse_url}, "postgres": {"url": postgres_url}}
-
-
-@pytest.mark.parametrize("late", ["clickhouse", "postgres"])
-def test_a_service_without_its_stores_lives_and_gets_ready_when_they_come(
-    late: str, own_clickhouse: ClickHouseServer, own_postgres: PostgresServer
-) -> None:
-    server: Server = {"clickhouse": own_clickhouse, "postgres": own_postgres}[late]
-    server.stop()
-    with ServiceProcess(addresses(own_clickhouse.url, own_postgres.url)) as service:
-        service.wait_until(lambda: service.log_lines("not_ready_yet"), "try to reach its servers")
-        assert service.get("/health/live").is_success
-        answer = service.get("/health/ready")
-        assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
-        assert answer.json()["parts"]["migrations"] == "starting"
-        assert service.metric("openride_ready") == 0
-
-        server.start()
-        service.wait_until_ready()
-        assert service.get_json("/health")["status"] == "ok"
-        assert service.terminate() == 0
 
 
 @pytest.mark.parametrize("lost", ["clickhouse", "postgres"])
@@ -94,42 +71,6 @@ def test_a_service_is_told_to_stop_while_its_stores_are_away() -> None:
         service.wait_until(lambda: service.log_lines("not_ready_yet"), "try to reach its servers")
         assert service.get("/health/ready").status_code == 503
         assert service.terminate() == 0
-
-
-def test_without_redis_the_service_is_degraded_and_ready(clickhouse_url: str, postgres_url: str) -> None:
-    with lent(RedisServer()) as redis:
-        redis.stop()
-        with ServiceProcess(
-            addresses(clickhouse_url, postgres_url) | {"redis": {"url": redis.url}}
-        ) as service:
-            service.wait_until_ready()
-            assert _state(service, "redis") == ("degraded", "away")
-            assert service.get("/v1/metrics/bookings").headers["X-Cache"] == "miss"
-
-            redis.start()
-            service.wait_until(lambda: _state(service, "redis") == ("ok", "ok"), "find Redis again")
-            service.wait_until(
-                lambda: service.get("/v1/metrics/bookings").headers["X-Cache"] == "hit", "use its cache"
-            )
-
-
-def test_without_kafka_the_service_is_degraded_and_ready(
-    clickhouse_url: str, postgres_url: str, kafka: KafkaServer
-) -> None:
-    kafka.must_be_ours()
-    topics = EventTopics.fresh(kafka)
-    kafka.stop()
-    try:
-        with ServiceProcess(addresses(clickhouse_url, postgres_url) | {"kafka": topics.config()}) as service:
-            service.wait_until_ready()
-            assert _state(service, "kafka") == ("degraded", "away")
-            service.get_json("/v1/metrics/bookings")
-
-            kafka.start()
-            service.wait_until(lambda: _state(service, "kafka") == ("ok", "ok"), "find Kafka")
-            assert service.terminate() == 0
-    finally:
-        kafka.ensure_running()
 
 
 async def test_instances_that_start_together_apply_each_migration_once(
@@ -197,9 +138,3 @@ async def test_a_migration_that_is_not_the_one_applied_stops_the_start(
         code, printed = service.run_to_its_end()
     assert code == 1
     assert "was changed after it had been applied" in printed
-
-
-def _state(service: ServiceProcess, part: str) -> tuple[str, str]:
-    """The overall state, which must be a ready one, and the part's."""
-    health = service.get_json("/health/ready")
-    return health["status"], health["parts"][part]

@@ -41,12 +41,12 @@ async def test_the_service_agrees_with_the_model_when_a_user_is_erased(
 ) -> None:
     """Before everything comes again, and after."""
 
-    @settings(SLOW, max_examples=6)
+    @settings(SLOW, max_examples=4)
     @given(
         case=streams.cases(endpoint),
         user=st.sampled_from(streams.USERS),
         seed=st.integers(0, 2**32),
-        batches=st.integers(1, 4),
+        batches=st.sampled_from((1, 1, 2, 3)),
     )
     async def agrees(case: tuple[list[dict[str, Any]], Question], user: str, seed: int, batches: int) -> None:
         events, question = case

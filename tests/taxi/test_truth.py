@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from . import events, truth
+from . import events, periods, truth
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -172,7 +172,7 @@ def test_no_driver_comes_back_after_90_days() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["hour", "day", "week", "month"])
-def test_buckets_add_up_to_the_period(granularity: truth.Granularity) -> None:
+def test_buckets_add_up_to_the_period(granularity: periods.Granularity) -> None:
     bookings = truth.bookings(*MARCH, granularity=granularity)
 
     assert len(bookings["series"]) == {"hour": 743, "day": 31, "week": 5, "month": 1}[granularity]
@@ -193,10 +193,10 @@ def test_weeks_begin_on_monday_and_the_first_is_cut() -> None:
 
 
 def test_the_period_before_is_a_month_for_a_month_and_days_for_days() -> None:
-    assert truth.previous_period(*MARCH) == (day(2, 1), day(3, 1))
-    assert truth.previous_period(day(3, 10), day(3, 12)) == (day(3, 8), day(3, 10))
+    assert periods.previous_period(*MARCH) == (day(2, 1), day(3, 1))
+    assert periods.previous_period(day(3, 10), day(3, 12)) == (day(3, 8), day(3, 10))
     # Between instants it is as much time: 47 hours, for days of 23 and 24.
-    assert truth.previous_period(day(3, 10), day(3, 12), calendar=False)[0] == datetime(
+    assert periods.previous_period(day(3, 10), day(3, 12), calendar=False)[0] == datetime(
         2019, 3, 8, 6, tzinfo=UTC
     )
 

@@ -15,19 +15,20 @@ not covered, nor periods that are not over yet (`ValueError`).
 
 import zlib
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from .periods import NEW_YORK, Granularity, Span, buckets, midnight, previous_period
+
 TRIPS_CSV: Final = Path(__file__).parent.parent / "data" / "nyc_taxi_trips_2019-03.csv"
-NEW_YORK: Final = "America/New_York"
 CURRENCY: Final = "USD"
 SEATS_TOTAL: Final = 6
 ROUTES_CREATED: Final = datetime(2019, 2, 28, 5, 0, tzinfo=UTC)
@@ -35,32 +36,7 @@ ROUTES_ACTIVATED: Final = datetime(2019, 2, 28, 5, 1, tzinfo=UTC)
 PERCENTILES: Final = (10, 25, 50, 75, 90, 95, 99)
 RETENTION_DAYS: Final = (7, 30, 90)
 
-Granularity: TypeAlias = Literal["hour", "day", "week", "month", "none"]
 Fields: TypeAlias = dict[str, Any]
-
-
-class Span(NamedTuple):
-    """A stretch of time, start included, end excluded, seen from a time zone."""
-
-    start: datetime
-    end: datetime
-    zone: ZoneInfo
-
-    def holds(self, column: str) -> pl.Expr:
-        return pl.col(column).is_between(self.start, self.end, closed="left")
-
-    def contains(self, instant: datetime) -> bool:
-        return self.start <= instant < self.end
-
-    @property
-    def local_days(self) -> float:
-        """Its length: whole local days by their clocks (one with a clock change is one too), the rest by hours."""
-        local_start, local_end = (
-            t.astimezone(self.zone).replace(tzinfo=None) for t in (self.start, self.end)
-        )
-        if local_start.time() == local_end.time() == time.min:
-            return (local_end - local_start) / timedelta(days=1)
-        return (self.end - self.start) / timedelta(days=1)
 
 
 # The rides
@@ -173,7 +149,7 @@ def users(
         today = (span.end - timedelta(milliseconds=1)).astimezone(span.zone).date()
 
         def acting_on_days(first: int, last: int) -> int:
-            since, until = (_midnight(today + timedelta(days=n), span.zone) for n in (first, last + 1))
+            since, until = (midnight(today + timedelta(days=n), span.zone) for n in (first, last + 1))
             return _acting(since, min(until, span.end))
 
         mau = acting_on_days(-29, 0)
@@ -484,60 +460,6 @@ def realtime() -> Fields:
         "active_drivers",
     )
     return {"summary": dict.fromkeys(counts, 0) | {"revenue": {}}}
-
-
-# Periods and buckets
-
-
-def previous_period(
-    start: datetime, end: datetime, timezone: str = NEW_YORK, *, calendar: bool = True
-) -> tuple[datetime, datetime]:
-    """As many months or local days just before a period that is over; if not `calendar`, as long a time."""
-    # Between two times of one zone Python's subtraction goes by the clock, in UTC by what really passed.
-    start, end = start.astimezone(UTC), end.astimezone(UTC)
-    if not calendar:
-        return start - (end - start), start
-    zone = ZoneInfo(timezone)
-    first, after = start.astimezone(zone).date(), end.astimezone(zone).date()
-    if first.day == after.day == 1:
-        months = (after.year - first.year) * 12 + after.month - first.month
-        year, month = divmod(first.year * 12 + first.month - 1 - months, 12)
-        return _midnight(date(year, month + 1, 1), zone), start
-    return _midnight(first - (after - first), zone), start
-
-
-def buckets(start: datetime, end: datetime, timezone: str, granularity: Granularity) -> list[Span]:
-    """The local hours, days, weeks or months that a period touches, cut to it; with `none` there are none."""
-    if granularity == "none":
-        return []
-    zone = ZoneInfo(timezone)
-    found = []
-    while start < end:
-        following = min(end, _next_bucket(start, zone, granularity))
-        found.append(Span(start, following, zone))
-        start = following
-    return found
-
-
-def _next_bucket(instant: datetime, zone: ZoneInfo, granularity: Granularity) -> datetime:
-    local = instant.astimezone(zone)
-    today = local.date()
-    match granularity:
-        case "hour":
-            into_hour = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-            return instant + timedelta(hours=1) - into_hour
-        case "day":
-            return _midnight(today + timedelta(days=1), zone)
-        case "week":
-            return _midnight(today + timedelta(days=7 - today.weekday()), zone)
-        case "month":
-            return _midnight((today.replace(day=1) + timedelta(days=32)).replace(day=1), zone)
-        case _:
-            raise ValueError(granularity)
-
-
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
 def _span(start: datetime, end: datetime, timezone: str) -> Span:

