@@ -526,13 +526,13 @@ SELECT DISTINCT thing_id, event_type, event_timestamp, event_id, content_rank
 FROM event_ids
 INNER JOIN
 (
-    SELECT event_id, min((event_timestamp, event_type, driver_id, 18446744073709551615 - content_rank)) AS winner
+    SELECT event_id, min((event_timestamp, event_type, driver_id, bitNot(content_rank))) AS winner
     FROM event_ids
     WHERE event_id IN {{ids:Array(UUID)}}
     GROUP BY event_id
 ) AS winners USING (event_id)
 WHERE event_id IN {{ids:Array(UUID)}}
-  AND (event_timestamp, event_type, driver_id, 18446744073709551615 - content_rank) != winner
+  AND (event_timestamp, event_type, driver_id, bitNot(content_rank)) != winner
   AND thing_id != {_NO_THING}
 """
 
