@@ -260,7 +260,7 @@ _DEPARTURES: Final = """
                 argMin(repeated.route_id, {first}) AS route_id,
                 argMin(scheduled_departure, {first}) AS departure,
                 argMin(seats_booked, {first}) AS seats
-            FROM {repeated_departing} AS repeated
+            FROM {repeated_created} AS repeated
             WHERE event_type = 'booking.created' AND confirmed_ms IS NOT NULL AND NOT is_cancelled
             GROUP BY thing_id
             HAVING departure >= fromUnixTimestamp64Milli({start:Int64})
@@ -424,7 +424,7 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
         _STANDING,
         active=_ACTIVE,
         departures=_DEPARTURES,
-        repeated_departing=repeated("{departing}"),
+        repeated_created=repeated("event_type = 'booking.created'"),
         departing=_DEPARTING,
         kept=kept,
         on_routes="true",
@@ -498,10 +498,8 @@ async def _popular(warehouse: Warehouse, question: Question, kept: str) -> list[
     details = statement(
         _DETAILS,
         departures=_DEPARTURES,
-        repeated_departing=repeated("{departing} AND {on_routes}"),
-        repeated_paid=repeated(
-            "event_type = 'payment.success' AND booking_id IN (SELECT booking_id FROM booked)"
-        ),
+        repeated_created=repeated("event_type = 'booking.created'"),
+        repeated_paid=repeated("event_type = 'payment.success'"),
         departing=_DEPARTING,
         kept=kept,
         on_routes=_ON_ROUTES,

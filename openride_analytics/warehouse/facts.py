@@ -81,13 +81,22 @@ WHERE counts
 
 
 def repeated(condition: str = "{in_period}") -> str:
-    """The facts of the things that are not alone, to be put together by whoever asks: all of the things of which any fact
-    is as `condition` says.
+    """The facts that are as `condition` says of things that are not alone, to be put together by whoever asks.
 
-    Without FINAL: little more than the flag is read, and what was true of a thing once is looked at again.
+    They are found by their times, which are in the table's key: where there are none, next to nothing is read.
     """
-    among = f"thing_id IN (SELECT thing_id FROM facts WHERE NOT is_alone AND is_deleted = 0 AND {condition})"
-    return f"(SELECT * FROM ({FACTS.replace('{among}', among)}) WHERE NOT is_alone)"
+    return f"""(
+            SELECT *
+            FROM facts FINAL
+            WHERE {condition}
+              AND NOT is_alone
+              AND event_timestamp IN
+              (
+                  SELECT event_timestamp
+                  FROM facts
+                  WHERE NOT is_alone AND is_deleted = 0 AND {condition}
+              )
+        )"""
 
 
 _KIND: Final = "splitByChar('.', event_type)[1]"
