@@ -2,6 +2,7 @@
 
 from tests.caches import cache, fragile_redis, patient
 from tests.servers.clickhouse import clickhouse, clickhouse_url
+from tests.servers.clickhouse_cluster import clickhouse_cluster, cluster_database, cluster_warehouse
 from tests.servers.kafka import kafka
 from tests.servers.postgres import postgres, postgres_url
 from tests.servers.redis import redis_server
@@ -12,7 +13,10 @@ from tests.stores import embedded_folder, embedded_warehouse, server_warehouse
 __all__ = [
     "cache",
     "clickhouse",
+    "clickhouse_cluster",
     "clickhouse_url",
+    "cluster_database",
+    "cluster_warehouse",
     "embedded_folder",
     "embedded_warehouse",
     "fragile_redis",

@@ -95,12 +95,24 @@ class Warehouse(Protocol):
     harmless, as inserting the same again changes nothing.
     """
 
+    @property
+    def stored_in(self) -> str:
+        """The database that holds the rows, as `system` tables call it."""
+        ...
+
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """The rows of a SELECT, by column name. Parameters are bound as `{name:Type}`.
 
         Values come as int, float, str, bool, None, lists and dicts of them: queries cast everything else to these
         (decimals and ids to text, times to milliseconds), so that both implementations answer alike.
         Raises `WarehouseUnavailable`, `QueryTooLong`, `StatementRefused`.
+        """
+        ...
+
+    async def query_hosts(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """The same for `system` tables, which speak of one host each: as if those of all hosts were one.
+
+        `{stored_in:String}` is bound. Raises as `query` does.
         """
         ...
 
@@ -116,7 +128,11 @@ class Warehouse(Protocol):
         ...
 
     async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
-        """Runs a statement without a result (DDL, INSERT … SELECT) to its end. Raises as `query` does."""
+        """Runs a statement without a result (DDL, INSERT … SELECT) to its end. Raises as `query` does.
+
+        Statements about tables are written as for a single server; on a cluster they are run on all hosts, and have to be
+        repeatable.
+        """
         ...
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
@@ -127,7 +143,10 @@ class Warehouse(Protocol):
         ...
 
     async def create_database(self) -> None:
-        """Makes sure that the configured database is there. Raises as `query` does."""
+        """Makes sure that the configured database is there. Raises as `query` does.
+
+        And `ConfigError` where the cluster is not the one that the rows were laid out for.
+        """
         ...
 
     async def close(self) -> None:

@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.server import ServerWarehouse
+from tests.properties import SLOW, holds
 from tests.stores import disordered, empty, store
 
 from . import naive, streams
@@ -15,6 +18,7 @@ from .periods import Question
 
 ENDPOINTS = ("users", "bookings", "payments", "trips", "drivers", "routes", "realtime")
 DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
+
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -31,14 +35,15 @@ async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
     await _agrees(endpoint, embedded_warehouse, from_java=True, examples=10)
 
 
-async def _agrees(
-    endpoint: str, embedded_warehouse: EmbeddedWarehouse, *, from_java: bool, examples: int
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
+    endpoint: str, cluster_warehouse: ServerWarehouse
 ) -> None:
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
+    await _agrees(endpoint, cluster_warehouse, from_java=False, examples=10)
+
+
+async def _agrees(endpoint: str, warehouse: Warehouse, *, from_java: bool, examples: int) -> None:
+    @settings(SLOW, max_examples=examples)
     @given(
         case=streams.cases(endpoint, java_gaps=from_java),
         seed=st.integers(0, 2**32),
@@ -46,33 +51,19 @@ async def _agrees(
     )
     async def agrees(case: tuple[list[dict[str, Any]], Question], seed: int, batches: int) -> None:
         events, question = case
-        await empty(embedded_warehouse)
+        await empty(warehouse)
         await store(
-            embedded_warehouse,
+            warehouse,
             disordered(events, seed),
             batches=batches,
             currency=question.default_currency,
             from_java=from_java,
         )
-        actual = await answer(embedded_warehouse, endpoint, question)
+        actual = await answer(warehouse, endpoint, question)
         for name in DEPENDS_ON_ARRIVAL:
             actual["summary"].pop(name, None)
         expected = getattr(naive, endpoint)(events, question)
         found = differences(expected, actual)
         assert not found, "\n".join(found)
 
-    await _run(agrees)
-
-
-async def _run(test: Any) -> None:
-    """Hypothesis drives synchronous functions; the engine needs the loop that runs already."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    inner = test.hypothesis.inner_test
-
-    def synchronous(**arguments: Any) -> None:
-        asyncio.run_coroutine_threadsafe(inner(**arguments), loop).result()
-
-    test.hypothesis.inner_test = synchronous
-    await asyncio.to_thread(test)
+    await holds(agrees)

@@ -35,6 +35,7 @@ class ClickHouseServer(Server):
 
     def __init__(self, url: str | None = None) -> None:
         super().__init__(elsewhere=url is not None)
+        self.config = ""  # XML, for what the defaults do not say
         self.port = free_port()
         self.http_port = free_port() if url is None else DEFAULT_HTTP_PORT
         self.url = url or f"clickhouse://default:@{HOST}:{self.port}/openride"
@@ -44,7 +45,12 @@ class ClickHouseServer(Server):
         library = cached(f"chdb-{VERSION}", _unpack_library) / "libchdb.so"
         data = self.folder / "data"
         ports = (str(self.port), str(self.http_port))
-        return [sys.executable, "-I", "-S", str(PROGRAM), str(library), str(data), *ports]
+        command = [sys.executable, "-I", "-S", str(PROGRAM), str(library), str(data), *ports]
+        if self.config:
+            file = self.folder / "config.xml"
+            file.write_text(self.config, encoding="utf-8")
+            command.append(str(file))
+        return command
 
     def ready(self) -> bool:
         try:

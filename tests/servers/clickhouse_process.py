@@ -4,7 +4,7 @@ The library's `query_stable_v2` is clickhouse-local's main function. Its query o
 standard input, a pipe that this process holds itself and closes on SIGTERM: so the query ends in good order,
 and with it the server.
 
-Arguments: the library, the data folder, the native port, the HTTP port.
+Arguments: the library, the data folder, the native port, the HTTP port, and perhaps a configuration file.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ class LocalResult(ctypes.Structure):
     ]
 
 
-def serve(library: str, data: str, tcp_port: int, http_port: int) -> str | None:
+def serve(library: str, data: str, tcp_port: int, http_port: int, config: str = "") -> str | None:
     """Serve until SIGTERM; the engine's complaint if there was one."""
     reading, writing = os.pipe()
     os.dup2(reading, 0)
@@ -51,6 +51,7 @@ def serve(library: str, data: str, tcp_port: int, http_port: int) -> str | None:
         "--logger.console",
         "--log-level=error",
         f"--query={SERVE}",
+        *([f"--config-file={config}"] if config else []),
     ]
     engine = ctypes.CDLL(library)
     engine.query_stable_v2.restype = ctypes.POINTER(LocalResult)
@@ -67,4 +68,4 @@ def _close_on_sigterm(writing: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    sys.exit(serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:]))

@@ -1,0 +1,93 @@
+"""Two ClickHouse servers that are the two shards of a cluster."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from typing import Final
+
+import pytest
+import pytest_asyncio
+from asynch.connection import Connection
+
+from openride_analytics.warehouse.server import ServerWarehouse
+from tests.servers.clickhouse import ClickHouseServer
+from tests.servers.process import HOST, lent
+from tests.stores import create_tables
+
+CLUSTER: Final = "rides"
+_CONFIG: Final = """
+<clickhouse>
+    <remote_servers>
+        <{cluster}>{shards}</{cluster}>
+    </remote_servers>
+</clickhouse>
+"""
+_SHARD: Final = """
+            <shard>
+                <internal_replication>true</internal_replication>
+                <replica><host>{host}</host><port>{port}</port></replica>
+            </shard>"""
+
+
+class ClickHouseCluster:
+    """The servers, each of which knows the other as the other shard of the cluster `CLUSTER`."""
+
+    def __init__(self) -> None:
+        self.servers = [ClickHouseServer(), ClickHouseServer()]
+        shards = "".join(_SHARD.format(host=HOST, port=server.port) for server in self.servers)
+        for server in self.servers:
+            server.config = _CONFIG.format(cluster=CLUSTER, shards=shards)
+
+    def url(self, database: str, shard: int = 0) -> str:
+        """The address of a database on one of the hosts."""
+        return f"clickhouse://default:@{self.servers[shard].address}/{database}"
+
+    def ensure_running(self) -> None:
+        """Brings back the servers that are away."""
+        for server in self.servers:
+            server.ensure_running()
+
+    async def drop(self, database: str) -> None:
+        """Drops what the service has made for this database."""
+        for server in self.servers:
+            async with Connection(dsn=f"{server.url.rpartition('/')[0]}/default") as connection:
+                for name in (database, f"{database}_shard"):
+                    async with connection.cursor() as cursor:
+                        await cursor.execute(f"DROP DATABASE IF EXISTS {name} SYNC")
+
+
+@pytest.fixture(scope="session")
+def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
+    """Two shards for the whole session; tests use `cluster_database` for a database of their own."""
+    cluster = ClickHouseCluster()
+    with ExitStack() as stack:
+        for server in cluster.servers:
+            stack.enter_context(lent(server))
+        yield cluster
+
+
+@pytest_asyncio.fixture
+async def cluster_database(clickhouse_cluster: ClickHouseCluster) -> AsyncIterator[str]:
+    """The name of a database for this test alone, which is not there yet."""
+    clickhouse_cluster.ensure_running()
+    name = f"test_{secrets.token_hex(8)}"
+    yield name
+    clickhouse_cluster.ensure_running()
+    await clickhouse_cluster.drop(name)
+
+
+@pytest_asyncio.fixture
+async def cluster_warehouse(
+    clickhouse_cluster: ClickHouseCluster, cluster_database: str
+) -> AsyncIterator[ServerWarehouse]:
+    """The tables on two shards, empty."""
+    warehouse = ServerWarehouse(
+        clickhouse_cluster.url(cluster_database),
+        cluster=CLUSTER,
+        query_timeout_seconds=30,
+        insert_timeout_seconds=60,
+    )
+    await warehouse.create_database()
+    await create_tables(warehouse)
+    yield warehouse
+    await warehouse.close()
