@@ -70,6 +70,10 @@ class ClickHouse(_Section, frozen=True):
     url: str = ""
     query_timeout_seconds: Positive = 10.0
     insert_timeout_seconds: Positive = 60.0
+    # As the servers' `remote_servers` name it: tables are spread over its shards.
+    cluster: Annotated[str, Meta(pattern=r"^[\w.-]*\Z")] = ""
+    # Shards of several hosts that share their rows by a Keeper.
+    replicated: bool = False
 
 
 class Postgres(_Section, frozen=True):
@@ -358,6 +362,10 @@ def _checked(config: Config) -> Config:
     ):
         if url and urlsplit(url).scheme not in schemes:
             raise ConfigError(f"{name}: must begin with {' or '.join(s + '://' for s in schemes)}")
+    if config.clickhouse.cluster and not config.clickhouse.url:
+        raise ConfigError("clickhouse.cluster: the address of one of its servers is missing (clickhouse.url)")
+    if config.clickhouse.replicated and not config.clickhouse.cluster:
+        raise ConfigError("clickhouse.replicated: must be set together with clickhouse.cluster")
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")

@@ -81,7 +81,11 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
         await warehouse.create_database()
         await warehouse.execute(_CLICKHOUSE_TABLE)
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
-        for migration in _missing(load("clickhouse"), known):
+        missing = _missing(load("clickhouse"), known)
+        # A host that has joined the cluster has none of the tables: they are made where they are missing.
+        if len(await warehouse.query_hosts(_CLICKHOUSE_HOSTS)) > 1:
+            missing = load("clickhouse")
+        for migration in missing:
             for statement in migration.statements:
                 await warehouse.execute(statement)
             await warehouse.execute(
@@ -141,6 +145,18 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 ENGINE = ReplacingMergeTree
 ORDER BY version
+"""
+
+# A row for each number of hosts that have a table: one, where all have the same.
+_CLICKHOUSE_HOSTS: Final = """
+SELECT DISTINCT hosts
+FROM
+(
+    SELECT name, count() AS hosts
+    FROM system.tables
+    WHERE database = {stored_in:String}
+    GROUP BY name
+)
 """
 
 _CLICKHOUSE_KNOWN: Final = "SELECT version, checksum FROM schema_migrations FINAL ORDER BY version"

@@ -268,6 +268,12 @@ def warehouse_of(config: Config) -> Warehouse:
     settings = config.clickhouse
     query, insert = settings.query_timeout_seconds, settings.insert_timeout_seconds
     if settings.url:
-        return ServerWarehouse(settings.url, query_timeout_seconds=query, insert_timeout_seconds=insert)
+        return ServerWarehouse(
+            settings.url,
+            query_timeout_seconds=query,
+            insert_timeout_seconds=insert,
+            cluster=settings.cluster,
+            replicated=settings.replicated,
+        )
     folder = Path(config.storage.data_dir) / "clickhouse"
     return EmbeddedWarehouse(folder, query_timeout_seconds=query, insert_timeout_seconds=insert)

@@ -36,27 +36,43 @@ class ContentRefused(StatementRefused):
 
 
 _TIMEOUT_EXCEEDED: Final = 159
-# Overload, shutdown, lost replicas, read-only tables, a full disk, wrong credentials, a database not there yet: they pass.
+# Overload, shutdown, lost replicas, read-only tables, a full disk, wrong credentials, tables not there yet: they pass. Of a
+# cluster also a shard that is away, or goes in the middle of a call: only a part of a batch may be for that one, and must
+# not be taken for a part that cannot be stored.
 _TRANSIENT: Final = frozenset(
     {
+        32,  # ATTEMPT_TO_READ_AFTER_EOF
+        60,  # UNKNOWN_TABLE
         74,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
         75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
         81,  # UNKNOWN_DATABASE
+        100,  # UNKNOWN_PACKET_FROM_SERVER
+        102,  # UNEXPECTED_PACKET_FROM_SERVER
         164,  # READONLY
+        198,  # DNS_ERROR
         202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+        203,  # NO_FREE_CONNECTION
         209,  # SOCKET_TIMEOUT
         210,  # NETWORK_ERROR
+        218,  # TABLE_IS_DROPPED
+        225,  # NO_ZOOKEEPER
+        236,  # ABORTED
         241,  # MEMORY_LIMIT_EXCEEDED
         242,  # TABLE_IS_READ_ONLY
         243,  # NOT_ENOUGH_SPACE
         252,  # TOO_MANY_PARTS
+        254,  # NO_ACTIVE_REPLICAS
+        279,  # ALL_CONNECTION_TRIES_FAILED
         285,  # TOO_FEW_LIVE_REPLICAS
+        286,  # UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
         319,  # UNKNOWN_STATUS_OF_INSERT
+        369,  # ALL_REPLICAS_ARE_STALE
         394,  # QUERY_WAS_CANCELLED
         425,  # SYSTEM_ERROR
         439,  # CANNOT_SCHEDULE_TASK
         516,  # AUTHENTICATION_FAILED
         999,  # KEEPER_EXCEPTION
+        1000,  # POCO_EXCEPTION
     }
 )
 _CONTENT: Final = frozenset(

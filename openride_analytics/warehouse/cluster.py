@@ -84,7 +84,7 @@ class Cluster:
 
         Raises `StatementRefused` for statements that a migration for a cluster must not contain.
         """
-        text = _without_comments(statement).strip()
+        text = _without_comments(statement).strip().rstrip(";")
         if not re.match(r"(CREATE|ALTER|DROP|TRUNCATE|OPTIMIZE|RENAME|EXCHANGE|ATTACH|DETACH|DELETE)\b", text):
             return []
         if (found := _ABOUT_TABLES.fullmatch(text)) is None:

@@ -1,0 +1,250 @@
+"""Two shards that are one warehouse: laid out by the migrations, found out about, erased and rebuilt as a whole."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from openride_analytics import postgres
+from openride_analytics.config import ConfigError, Retention
+from openride_analytics.migrations import load, migrate, pending
+from openride_analytics.warehouse import retention
+from openride_analytics.warehouse.changes import inserts_ended
+from openride_analytics.warehouse.server import ServerWarehouse
+from tests.component import test_erasure, test_rebuild
+from tests.component.test_erasure import INSERT_SLOWLY, RUNNING, USER
+from tests.component.test_pipeline import bookings
+from tests.samples import full
+from tests.servers.clickhouse_cluster import CLUSTER, ClickHouseCluster
+from tests.stores import empty, store
+
+ALL = [f"{store}/{migration.name}" for store in ("postgres", "clickhouse") for migration in load(store)]
+TABLES = "SELECT database = {stored_in:String} AS holds_rows, name, engine FROM system.tables WHERE database IN {databases:Array(String)}"
+SHARDS_OF = """
+SELECT shardNum() AS shard, toString(event_id) AS id
+FROM {table}
+ORDER BY id
+"""
+
+
+def connected(
+    servers: ClickHouseCluster, database: str, *, shard: int = 0, cluster: str = CLUSTER
+) -> ServerWarehouse:
+    """The warehouse as an instance has it that is connected to one of the hosts."""
+    return ServerWarehouse(
+        servers.url(database, shard), cluster=cluster, query_timeout_seconds=30, insert_timeout_seconds=30
+    )
+
+
+@contextlib.asynccontextmanager
+async def on_shard(servers: ClickHouseCluster, database: str, shard: int) -> AsyncIterator[ServerWarehouse]:
+    """One host alone, in the database that holds its rows."""
+    warehouse = ServerWarehouse(
+        servers.url(f"{database}_shard", shard), query_timeout_seconds=30, insert_timeout_seconds=30
+    )
+    yield warehouse
+    await warehouse.close()
+
+
+@pytest_asyncio.fixture
+async def other(
+    clickhouse_cluster: ClickHouseCluster, cluster_database: str, cluster_warehouse: ServerWarehouse
+) -> AsyncIterator[ServerWarehouse]:
+    """The same warehouse by way of the other host."""
+    warehouse = connected(clickhouse_cluster, cluster_database, shard=1)
+    yield warehouse
+    await warehouse.close()
+
+
+@pytest_asyncio.fixture
+async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
+    """An empty database of PostgreSQL."""
+    pool = await postgres.connect(postgres_url)
+    yield pool
+    await postgres.close(pool)
+
+
+class TestMigrations:
+    async def test_each_host_has_all_tables_whoever_applies_the_migrations(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", clickhouse_cluster: ClickHouseCluster, cluster_database: str
+    ) -> None:
+        first, second = (connected(clickhouse_cluster, cluster_database, shard=shard) for shard in (0, 1))
+        assert await migrate(pool, first) == ALL
+        assert await pending(pool, second) == []
+        assert await migrate(pool, second) == []
+
+        names = [cluster_database, f"{cluster_database}_shard"]
+        tables = await first.query_hosts(TABLES, {"databases": names})
+        kinds = {(row["name"], row["engine"]) for row in tables if row["holds_rows"]}
+        assert ("events", "ReplacingMergeTree") in kinds
+        assert ("ingest_log", "MergeTree") in kinds
+        assert {engine for _, engine in kinds} == {"ReplacingMergeTree", "MergeTree"}
+        whole = {(row["name"], row["engine"]) for row in tables if not row["holds_rows"]}
+        assert {name for name, engine in whole if engine == "Distributed"} == {name for name, _ in kinds}
+        assert {engine for _, engine in whole} == {"Distributed", "Null", "MaterializedView"}
+        assert len(tables) == 2 * len(kinds | whole)
+        await first.close()
+        await second.close()
+
+    async def test_a_host_that_has_lost_its_tables_gets_them_again(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", clickhouse_cluster: ClickHouseCluster, cluster_database: str
+    ) -> None:
+        warehouse = connected(clickhouse_cluster, cluster_database)
+        await migrate(pool, warehouse)
+        async with on_shard(clickhouse_cluster, cluster_database, 1) as host:
+            for name in (cluster_database, f"{cluster_database}_shard"):
+                await host.execute(f"DROP DATABASE {name} SYNC")
+        assert set(await migrate(pool, warehouse)) == {name for name in ALL if "clickhouse" in name}
+        assert await migrate(pool, warehouse) == []
+        await store(warehouse, bookings(50))
+        assert len(await warehouse.query("SELECT * FROM events FINAL")) == 50
+        await warehouse.close()
+
+    async def test_another_number_of_shards_stops_the_start(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        clickhouse_cluster: ClickHouseCluster,
+        cluster_database: str,
+        cluster_warehouse: ServerWarehouse,
+    ) -> None:
+        """Rows stored before would not be found by what comes again: it would count twice."""
+        for shard in (0, 1):
+            async with on_shard(clickhouse_cluster, cluster_database, shard) as host:
+                await host.execute(
+                    f"ALTER DATABASE {cluster_database}_shard MODIFY COMMENT '3 shards'",
+                )
+        with pytest.raises(ConfigError, match=r"has 2 shards now"):
+            await migrate(pool, cluster_warehouse)
+
+    async def test_a_cluster_that_the_server_does_not_know_stops_the_start(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", clickhouse_cluster: ClickHouseCluster, cluster_database: str
+    ) -> None:
+        warehouse = connected(clickhouse_cluster, cluster_database, cluster="elsewhere")
+        with pytest.raises(ConfigError, match="elsewhere"):
+            await migrate(pool, warehouse)
+        await warehouse.close()
+
+
+class TestRows:
+    async def test_all_of_one_id_lie_on_one_shard_and_both_shards_have_some(
+        self, cluster_warehouse: ServerWarehouse, other: ServerWarehouse
+    ) -> None:
+        """Whichever host they came by."""
+        events = bookings(100)
+        moved = [
+            full("driver.location.updated", event_id=event["event_id"], event_timestamp="2026-04-01T00:00:00Z")
+            for event in events
+        ]
+        await store(cluster_warehouse, events)
+        await store(other, moved)
+        shards: dict[str, set[int]] = {}
+        for table in ("events", "driver_locations", "event_ids"):
+            rows = await other.query(SHARDS_OF.replace("{table}", table))
+            assert {row["shard"] for row in rows} == {1, 2}, table
+            for row in rows:
+                shards.setdefault(row["id"], set()).add(row["shard"])
+        assert all(len(found) == 1 for found in shards.values())
+        assert len(shards) == 100
+        assert await cluster_warehouse.query("SELECT * FROM driver_locations FINAL") == []  # they came later
+
+    async def test_what_is_stored_is_there_by_either_host_at_once(
+        self, cluster_warehouse: ServerWarehouse, other: ServerWarehouse
+    ) -> None:
+        for number in range(10):
+            await store(cluster_warehouse, bookings(20 * (number + 1)))
+            assert len(await other.query("SELECT * FROM events FINAL")) == 20 * (number + 1)
+
+    async def test_a_view_of_stored_rows_sees_those_of_its_shard_and_puts_what_it_makes_where_it_belongs(
+        self, cluster_warehouse: ServerWarehouse
+    ) -> None:
+        """As roll-ups may be made."""
+        for statement in (TYPES, TYPES_VIEW):
+            await cluster_warehouse.execute(statement)
+        await store(cluster_warehouse, bookings(100))
+        assert await cluster_warehouse.query("SELECT event_type, ids FROM types FINAL") == [
+            {"event_type": "booking.created", "ids": 100}
+        ]
+        assert len(await cluster_warehouse.query("SELECT DISTINCT shardNum() AS shard FROM types")) == 1
+
+        await cluster_warehouse.execute("ALTER TABLE types ADD COLUMN IF NOT EXISTS more UInt8 DEFAULT 7")
+        assert await cluster_warehouse.query("SELECT more FROM types FINAL") == [{"more": 7}]
+        await cluster_warehouse.execute("DROP VIEW events_to_types SYNC")
+        await cluster_warehouse.execute("TRUNCATE TABLE types")
+        await store(cluster_warehouse, bookings(120))
+        assert await cluster_warehouse.query("SELECT * FROM types") == []
+
+    async def test_a_summary_of_all_shards_is_made_and_stored_once(
+        self, cluster_warehouse: ServerWarehouse
+    ) -> None:
+        """INSERT … SELECT groups over all shards, not on each."""
+        await cluster_warehouse.execute(TYPES)
+        await store(cluster_warehouse, bookings(100))
+        await cluster_warehouse.execute(
+            "INSERT INTO types SELECT event_type, count() FROM events FINAL GROUP BY event_type"
+        )
+        assert await cluster_warehouse.query("SELECT ids FROM types") == [{"ids": 100}]
+
+
+# How often a type was stored, by the views of each shard.
+TYPES = """
+CREATE TABLE IF NOT EXISTS types
+(
+    event_type  LowCardinality(String),
+    ids         SimpleAggregateFunction(sum, UInt64)
+)
+ENGINE = AggregatingMergeTree
+ORDER BY event_type;
+"""
+TYPES_VIEW = """
+CREATE MATERIALIZED VIEW IF NOT EXISTS events_to_types TO types AS
+SELECT event_type, count() AS ids
+FROM events
+WHERE rider_id NOT IN (SELECT user_id FROM erased_users)
+GROUP BY event_type
+"""
+
+
+class TestRetention:
+    async def test_it_is_applied_on_all_hosts(
+        self, cluster_warehouse: ServerWarehouse, other: ServerWarehouse
+    ) -> None:
+        limits = Retention(hot_days=0, cold_days=700)
+        assert "events" in await retention.apply(cluster_warehouse, limits)
+        assert await retention.apply(other, limits) == []
+        found = await other.query_hosts(
+            "SELECT create_table_query AS text FROM system.tables WHERE database = {stored_in:String} AND name = 'events'"
+        )
+        assert ["toIntervalDay(700)" in row["text"] for row in found] == [True, True]
+        assert "events" in await retention.apply(other, Retention(hot_days=0, cold_days=0))
+
+
+class TestErasing:
+    async def test_nothing_is_left_of_a_user_on_any_shard(self, cluster_warehouse: ServerWarehouse) -> None:
+        tests = test_erasure.TestNothingIsLeft()
+        await tests.test_of_a_user_in_any_column_of_any_table_and_others_stay_as_they_were(cluster_warehouse)
+        await empty(cluster_warehouse)
+        await tests.test_when_everything_comes_again(cluster_warehouse)
+
+    async def test_losers_stay_lost(self, cluster_warehouse: ServerWarehouse) -> None:
+        await test_erasure.TestLosersStayLost().test_the_ones_whose_clash_was_not_settled_yet(cluster_warehouse)
+
+    async def test_an_insert_that_came_by_another_host_is_waited_for(
+        self, cluster_warehouse: ServerWarehouse, other: ServerWarehouse
+    ) -> None:
+        early = asyncio.create_task(other.execute(INSERT_SLOWLY, {"user": USER}))
+        while not (await other.query(RUNNING))[0]["n"]:
+            assert not early.done()
+            await asyncio.sleep(0.01)
+        await inserts_ended(cluster_warehouse, say=print)
+        assert (await cluster_warehouse.query("SELECT count() AS n FROM dead_letters"))[0]["n"] == 2
+        await early
+
+
+class TestRebuilding:
+    async def test_clashes_are_settled_whatever_was_lost(self, cluster_warehouse: ServerWarehouse) -> None:
+        await test_rebuild.TestTheEarliestCounts().test_of_all_kinds_of_clashes_on_both_stores(
+            cluster_warehouse, "ids of nothing"
+        )
