@@ -79,7 +79,7 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
             applied.append(f"postgres/{migration.name}")
 
         await warehouse.create_database()
-        await warehouse.execute(_CLICKHOUSE_TABLE)
+        await warehouse.execute(CLICKHOUSE_TABLE)
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
         missing = _missing(load("clickhouse"), known)
         # A host that has joined the cluster has none of the tables: they are made where they are missing.
@@ -135,7 +135,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 """
 
-_CLICKHOUSE_TABLE: Final = """
+CLICKHOUSE_TABLE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migrations
 (
     version     UInt32,

@@ -35,14 +35,14 @@ class ContentRefused(StatementRefused):
     """The engine could not store the content of an insert, wherever it is tried again."""
 
 
+UNKNOWN_TABLE: Final = 60
 _TIMEOUT_EXCEEDED: Final = 159
-# Overload, shutdown, lost replicas, read-only tables, a full disk, wrong credentials, tables not there yet: they pass. Of a
-# cluster also a shard that is away, or goes in the middle of a call: only a part of a batch may be for that one, and must
-# not be taken for a part that cannot be stored.
+# Overload, shutdown, lost replicas, read-only tables, a full disk, wrong credentials, a database not there yet: they pass.
+# In a cluster also a shard that is away, or goes in the middle of a call: what of a batch is for that one must not be taken
+# for what cannot be stored.
 _TRANSIENT: Final = frozenset(
     {
         32,  # ATTEMPT_TO_READ_AFTER_EOF
-        60,  # UNKNOWN_TABLE
         74,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
         75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
         81,  # UNKNOWN_DATABASE

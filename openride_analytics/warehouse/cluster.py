@@ -71,8 +71,10 @@ class Cluster:
         """The statements for every host. How many shards there are is written down where their rows are."""
         return [
             f"CREATE DATABASE IF NOT EXISTS `{self.database}`{self._on_cluster} ENGINE = Atomic",
-            f"CREATE DATABASE IF NOT EXISTS `{self.shard_database}`{self._on_cluster} ENGINE = Atomic"
-            f" COMMENT {quoted(shards_text(shards))}",
+            (
+                f"CREATE DATABASE IF NOT EXISTS `{self.shard_database}`{self._on_cluster} ENGINE = Atomic"
+                f" COMMENT {quoted(shards_text(shards))}"
+            ),
         ]
 
     def on_hosts(self, sql: str) -> str:
@@ -85,7 +87,9 @@ class Cluster:
         Raises `StatementRefused` for statements that a migration for a cluster must not contain.
         """
         text = _without_comments(statement).strip().rstrip(";")
-        if not re.match(r"(CREATE|ALTER|DROP|TRUNCATE|OPTIMIZE|RENAME|EXCHANGE|ATTACH|DETACH|DELETE)\b", text):
+        if not re.match(
+            r"(CREATE|ALTER|DROP|TRUNCATE|OPTIMIZE|RENAME|EXCHANGE|ATTACH|DETACH|DELETE)\b", text
+        ):
             return []
         if (found := _ABOUT_TABLES.fullmatch(text)) is None:
             raise StatementRefused(f"on a cluster there is no place for: {text[:100]}")
@@ -103,17 +107,23 @@ class Cluster:
                     self._about(verb, database, name, rest)
                     for database in (self.database, self.shard_database)
                 ]
-            case "ALTER TABLE" if rest.lstrip().startswith("MODIFY QUERY"):
-                return [self._view(verb, name, rest)]
-            case "ALTER TABLE" if name in LANDING:
-                return [self._about(verb, self.database, name, rest)]
-            case "ALTER TABLE" if _OF_COLUMNS.match(rest):
-                return [
-                    self._about(verb, database, name, rest)
-                    for database in (self.shard_database, self.database)
-                ]
+            case "ALTER TABLE":
+                return self._altered(verb, name, rest)
             case _:
-                return [self._about(verb, self.shard_database, name, self._named(rest, beside=BY_EVENT))]
+                return [self._of_rows(verb, name, rest)]
+
+    def _altered(self, verb: str, name: str, rest: str) -> list[str]:
+        if rest.lstrip().startswith("MODIFY QUERY"):
+            return [self._view(verb, name, rest)]
+        if name in LANDING:
+            return [self._about(verb, self.database, name, rest)]
+        if _OF_COLUMNS.match(rest):
+            both = (self.shard_database, self.database)
+            return [self._about(verb, database, name, rest) for database in both]
+        return [self._of_rows(verb, name, rest)]
+
+    def _of_rows(self, verb: str, name: str, rest: str) -> str:
+        return self._about(verb, self.shard_database, name, self._named(rest, beside=BY_EVENT))
 
     def _table(self, verb: str, name: str, rest: str) -> list[str]:
         if re.search(r"\bENGINE = Null\b", rest):

@@ -20,6 +20,7 @@ from asynch.proto.protocol import ServerPacket
 from openride_analytics.config import ConfigError
 from openride_analytics.warehouse import (
     SETTINGS,
+    UNKNOWN_TABLE,
     Block,
     Parameters,
     QueryTooLong,
@@ -266,6 +267,8 @@ class ServerWarehouse:
                 else:
                     _abort(connection)
         except ServerException as error:
+            if self._cluster is not None and error.code == UNKNOWN_TABLE:  # on one of the shards, perhaps
+                raise WarehouseUnavailable(str(error)) from error
             raise failure(error.code or 0, str(error)) from error
         except TimeoutError as error:
             raise QueryTooLong(f"no answer within {timeout_seconds:g} s") from error

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterator
+from typing import Any, Self
 
 import httpx
 import msgspec
@@ -27,7 +28,7 @@ class Sending:
         self._give_up = False
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> "Sending":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -79,7 +80,7 @@ def batch(number: int) -> list[Sample]:
 def service(
     clickhouse_cluster: ClickHouseCluster, cluster_database: str, postgres_url: str
 ) -> Iterator[ServiceProcess]:
-    config = {
+    config: dict[str, dict[str, Any]] = {
         "clickhouse": {"url": clickhouse_cluster.url(cluster_database), "cluster": CLUSTER},
         "postgres": {"url": postgres_url},
         "ingest": {"max_delay_seconds": 0.05},
@@ -98,13 +99,16 @@ def test_shards_that_are_killed_and_come_back_cost_nothing(
         for killed in reversed(clickhouse_cluster.servers):
             sending.wait_for(3)
             failures = service.metric("openride_insert_failures_total")
+
+            def has_met_the_gap(before: float = failures) -> bool:
+                return service.metric("openride_insert_failures_total") >= before + 2
+
             killed.kill()
-            service.wait_until(
-                lambda before=failures: service.metric("openride_insert_failures_total") >= before + 2,
-                "meet the gap",
-            )
+            service.wait_until(has_met_the_gap, "meet the gap")
             # Half an answer would be a wrong one.
-            assert service.get("/v1/metrics/bookings", **QUESTION).status_code == httpx.codes.SERVICE_UNAVAILABLE
+            assert (
+                service.get("/v1/metrics/bookings", **QUESTION).status_code == httpx.codes.SERVICE_UNAVAILABLE
+            )
             killed.start()
         sending.wait_for(3)
     service.wait_until(lambda: service.get_json("/health/ready")["status"] == "ok", "get well")

@@ -20,7 +20,6 @@ ENDPOINTS = ("users", "bookings", "payments", "trips", "drivers", "routes", "rea
 DEPENDS_ON_ARRIVAL = ("events_per_second", "ingest_lag_seconds")
 
 
-
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_the_service_agrees_with_the_model(
     endpoint: str, embedded_warehouse: EmbeddedWarehouse
@@ -39,7 +38,7 @@ async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
 async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
     endpoint: str, cluster_warehouse: ServerWarehouse
 ) -> None:
-    await _agrees(endpoint, cluster_warehouse, from_java=False, examples=10)
+    await _agrees(endpoint, cluster_warehouse, from_java=False, examples=6)
 
 
 async def _agrees(endpoint: str, warehouse: Warehouse, *, from_java: bool, examples: int) -> None:
