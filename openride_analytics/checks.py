@@ -79,7 +79,7 @@ async def _postgres(config: Config) -> str:
 
 
 async def _redis(config: Config) -> str:
-    cache = RedisCache(config.redis.url)
+    cache = RedisCache(config.redis.url, cluster=config.redis.cluster)
     try:
         if not await cache.answers():
             raise OSError("it does not answer")

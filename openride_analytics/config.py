@@ -86,6 +86,8 @@ class Redis(_Section, frozen=True):
     """Without an address: a cache in memory."""
 
     url: str = ""
+    # The address is that of one node of a Redis Cluster.
+    cluster: bool = False
 
 
 class DialectTopic(_Section, frozen=True):
@@ -366,6 +368,8 @@ def _checked(config: Config) -> Config:
         raise ConfigError("clickhouse.cluster: the address of one of its servers is missing (clickhouse.url)")
     if config.clickhouse.replicated and not config.clickhouse.cluster:
         raise ConfigError("clickhouse.replicated: must be set together with clickhouse.cluster")
+    if config.redis.cluster and urlsplit(config.redis.url).scheme not in ("redis", "rediss"):
+        raise ConfigError("redis.cluster: the address of one of its nodes is missing (redis.url)")
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")

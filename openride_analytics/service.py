@@ -55,7 +55,9 @@ class Service:
         self.warehouse = warehouse_of(config)
         # An embedded engine belongs to one process; a server may have other instances, which a cache in memory cannot hear.
         self.cache: Cache = (
-            RedisCache(config.redis.url) if config.redis.url else MemoryCache(alone=not config.clickhouse.url)
+            RedisCache(config.redis.url, cluster=config.redis.cluster)
+            if config.redis.url
+            else MemoryCache(alone=not config.clickhouse.url)
         )
         self.gate = Gate(config.auth, self.cache)
         self.answers = Answers(self.cache, config.cache)
