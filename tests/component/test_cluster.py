@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from openride_analytics import postgres
 from openride_analytics.config import ConfigError, Retention
+from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.migrations import load, migrate, pending
 from openride_analytics.warehouse import WarehouseUnavailable, retention
 from openride_analytics.warehouse.changes import inserts_ended
@@ -19,7 +20,7 @@ from tests.component.test_erasure import INSERT_SLOWLY, RUNNING, USER
 from tests.component.test_pipeline import bookings, expected_keys
 from tests.samples import full
 from tests.servers.clickhouse_cluster import CLUSTER, ClickHouseCluster
-from tests.stores import store
+from tests.stores import create_tables, store
 from tests.traces import traces_of
 
 ALL = [f"{store}/{migration.name}" for store in ("postgres", "clickhouse") for migration in load(store)]
@@ -45,10 +46,10 @@ def connected(
 
 
 @contextlib.asynccontextmanager
-async def on_shard(servers: ClickHouseCluster, database: str, shard: int) -> AsyncIterator[ServerWarehouse]:
-    """One host alone, in the database that holds its rows."""
+async def on_host(servers: ClickHouseCluster, database: str, shard: int) -> AsyncIterator[ServerWarehouse]:
+    """One host alone."""
     warehouse = ServerWarehouse(
-        servers.url(f"{database}_shard", shard), query_timeout_seconds=30, insert_timeout_seconds=30
+        servers.url(database, shard), query_timeout_seconds=30, insert_timeout_seconds=30
     )
     yield warehouse
     await warehouse.close()
@@ -105,7 +106,7 @@ class TestMigrations:
     ) -> None:
         warehouse = connected(clickhouse_cluster, cluster_database)
         await migrate(pool, warehouse)
-        async with on_shard(clickhouse_cluster, cluster_database, 1) as host:
+        async with on_host(clickhouse_cluster, f"{cluster_database}_shard", 1) as host:
             for name in (cluster_database, f"{cluster_database}_shard"):
                 await host.execute(f"DROP DATABASE {name} SYNC")
         assert set(await migrate(pool, warehouse)) == {name for name in ALL if "clickhouse" in name}
@@ -123,7 +124,7 @@ class TestMigrations:
     ) -> None:
         """Rows stored before would not be found by what comes again: it would count twice."""
         for shard in (0, 1):
-            async with on_shard(clickhouse_cluster, cluster_database, shard) as host:
+            async with on_host(clickhouse_cluster, f"{cluster_database}_shard", shard) as host:
                 await host.execute(
                     f"ALTER DATABASE {cluster_database}_shard MODIFY COMMENT '3 shards'",
                 )
@@ -223,13 +224,43 @@ GROUP BY event_type
 """
 
 
+class TestMoving:
+    """By what docs/scaling.md says: from one server, or from another number of shards."""
+
+    async def test_what_another_database_holds_is_taken_over_and_counts_once(
+        self, clickhouse_cluster: ClickHouseCluster, cluster_database: str, cluster_warehouse: ServerWarehouse
+    ) -> None:
+        rivals = test_rebuild.rivals()
+        single = f"{cluster_database}_single"
+        async with on_host(clickhouse_cluster, single, 0) as before:
+            await before.create_database()
+            await create_tables(before)
+            await store(before, [*rivals[:20], *bookings(100)], batches=2)
+            await store(cluster_warehouse, rivals[20:])
+            for _ in range(2):  # it may be repeated
+                for table in COPIED:
+                    await cluster_warehouse.execute(f"INSERT INTO {table} SELECT * FROM {single}.{table}")
+            await settle_all_clashes(cluster_warehouse)
+            await before.execute(f"DROP DATABASE {single} SYNC")
+        assert await test_rebuild.keys(cluster_warehouse) == expected_keys([*rivals, *bookings(100)])
+        await store(cluster_warehouse, [*bookings(100), *rivals])
+        assert await test_rebuild.keys(cluster_warehouse) == expected_keys([*rivals, *bookings(100)])
+
+
+COPIED = (
+    "erased_users",
+    *("events", "driver_locations", "event_ids"),
+    *("dead_letters", "dead_letter_replays"),
+)
+
+
 class TestAShardThatIsNotAsItShould:
     """Of a batch the part for another shard gets through: the rest must not be taken for what cannot be stored."""
 
     async def test_events_for_one_without_its_tables_are_kept_back(
         self, clickhouse_cluster: ClickHouseCluster, cluster_database: str, cluster_warehouse: ServerWarehouse
     ) -> None:
-        async with on_shard(clickhouse_cluster, cluster_database, 1) as host:
+        async with on_host(clickhouse_cluster, f"{cluster_database}_shard", 1) as host:
             await host.execute("RENAME TABLE events TO away")
             with pytest.raises(WarehouseUnavailable):
                 await store(cluster_warehouse, bookings(30))

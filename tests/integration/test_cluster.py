@@ -76,6 +76,12 @@ def batch(number: int) -> list[Sample]:
     return events
 
 
+def parts(service: ServiceProcess) -> dict[str, str]:
+    """What the service's health says of each server."""
+    found: dict[str, str] = service.get("/health/ready").json()["parts"]
+    return found
+
+
 @pytest.fixture
 def service(
     clickhouse_cluster: ClickHouseCluster, cluster_database: str, postgres_url: str
@@ -105,6 +111,7 @@ def test_shards_that_are_killed_and_come_back_cost_nothing(
 
             killed.kill()
             service.wait_until(has_met_the_gap, "meet the gap")
+            service.wait_until(lambda: parts(service)["clickhouse"] == "away", "say that it cannot serve", 20)
             # Half an answer would be a wrong one.
             assert (
                 service.get("/v1/metrics/bookings", **QUESTION).status_code == httpx.codes.SERVICE_UNAVAILABLE
