@@ -79,11 +79,14 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
             applied.append(f"postgres/{migration.name}")
 
         await warehouse.create_database()
-        await warehouse.execute(CLICKHOUSE_TABLE)
+        hosts = {row["name"]: row["hosts"] for row in await warehouse.query_hosts(_CLICKHOUSE_HOSTS)}
+        # A host that has joined a cluster has none of the tables: they are made where they are missing.
+        everywhere_alike = len(set(hosts.values())) == 1
+        if not (everywhere_alike and "schema_migrations" in hosts):
+            await warehouse.execute(CLICKHOUSE_TABLE)
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
         missing = _missing(load("clickhouse"), known)
-        # A host that has joined the cluster has none of the tables: they are made where they are missing.
-        if len(await warehouse.query_hosts(_CLICKHOUSE_HOSTS)) > 1:
+        if not everywhere_alike:
             missing = load("clickhouse")
         for migration in missing:
             for statement in migration.statements:
@@ -147,16 +150,17 @@ ENGINE = ReplacingMergeTree
 ORDER BY version
 """
 
-# A row for each number of hosts that have a table: one, where all have the same.
+# How many hosts there are, and how many of them have each table.
 _CLICKHOUSE_HOSTS: Final = """
-SELECT DISTINCT hosts
-FROM
-(
-    SELECT name, count() AS hosts
-    FROM system.tables
-    WHERE database = {stored_in:String}
-    GROUP BY name
-)
+SELECT '' AS name, count() AS hosts
+FROM system.one
+
+UNION ALL
+
+SELECT name, count() AS hosts
+FROM system.tables
+WHERE database = {stored_in:String}
+GROUP BY name
 """
 
 _CLICKHOUSE_KNOWN: Final = "SELECT version, checksum FROM schema_migrations FINAL ORDER BY version"

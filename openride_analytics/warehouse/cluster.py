@@ -38,8 +38,9 @@ SETTINGS: Final[dict[str, str | int]] = {
 }
 
 REPLICATED_SETTINGS: Final[dict[str, str | int]] = {
-    # Who has written reads the same replica, as long as it is there.
+    # Who has written reads the same replica, as long as it is there, whichever host is asked.
     "load_balancing": "in_order",
+    "prefer_localhost_replica": 0,
     # Mutations look into other tables; what they find there was written before them.
     "allow_nondeterministic_mutations": 1,
 }
@@ -78,8 +79,9 @@ class Cluster:
         ]
 
     def on_hosts(self, sql: str) -> str:
-        """A SELECT from `system` tables, from those of all hosts."""
-        return re.sub(r"\bsystem\.(\w+)", rf"clusterAllReplicas({quoted(self.name)}, system.\1)", sql)
+        """A SELECT from `system` tables, from those of all hosts; of a shard's replicas, those that are there."""
+        text = re.sub(r"\bsystem\.(\w+)", rf"clusterAllReplicas({quoted(self.name)}, system.\1)", sql)
+        return f"{text.rstrip()}\nSETTINGS skip_unavailable_shards = 1" if self.replicated else text
 
     def placed(self, statement: str) -> list[str]:
         """What is to be run on every host for a statement about tables; none: it is none, and is run as it is.

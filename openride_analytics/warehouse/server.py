@@ -212,13 +212,25 @@ class ServerWarehouse:
 
     async def _create_databases(self, cluster: Cluster) -> None:
         shards = len({host["shard"] for host in await self._hosts(cluster)})
-        await self._everywhere(cluster, cluster.create_databases(shards))
-        laid_out_for = {row["comment"] for row in await self.query_hosts(_COMMENTS)}
-        if laid_out_for != {shards_text(shards)}:
+        # Not where all is there already: `ON CLUSTER` waits for hosts that are away.
+        if not await self._laid_out(cluster, shards):
+            await self._everywhere(cluster, cluster.create_databases(shards))
+            if not await self._laid_out(cluster, shards):
+                raise WarehouseUnavailable(f"{cluster.shard_database} is not on all hosts yet")
+
+    async def _laid_out(self, cluster: Cluster, shards: int) -> bool:
+        """Whether the hosts have the databases, for this number of shards."""
+        async with self._connection(
+            self._query_timeout, {**self._options, "database": "default"}
+        ) as connection:
+            await _bind(connection, {"database": cluster.database, "stored_in": cluster.shard_database})
+            ((hosts, databases, comments),) = await connection.execute(cluster.on_hosts(_LAID_OUT))
+        if set(comments) - {shards_text(shards)}:
             raise ConfigError(
                 f"clickhouse.cluster: {cluster.name!r} has {shards_text(shards)} now, but the rows of"
                 f" {cluster.shard_database} were laid out for another number: see docs/scaling.md"
             )
+        return bool(databases == 2 * hosts)
 
     async def close(self) -> None:
         """See `Warehouse.close`."""
@@ -285,7 +297,14 @@ WHERE cluster = {cluster:String}
 ORDER BY shard_num, replica_num
 """
 
-_COMMENTS: Final = "SELECT comment FROM system.databases WHERE name = {stored_in:String}"
+_LAID_OUT: Final = """
+SELECT
+    (SELECT count() FROM system.one) AS hosts,
+    count() AS databases,
+    groupUniqArrayIf(comment, name = {stored_in:String}) AS comments
+FROM system.databases
+WHERE name IN ({database:String}, {stored_in:String})
+"""
 
 
 def _database(name: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 
 from openride_analytics import postgres
-from openride_analytics.config import ConfigError, Retention
+from openride_analytics.checks import check_servers
+from openride_analytics.config import ClickHouse, Config, ConfigError, Retention
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.migrations import load, migrate, pending
 from openride_analytics.warehouse import WarehouseUnavailable, retention
@@ -19,7 +20,7 @@ from tests.component import test_erasure, test_rebuild
 from tests.component.test_erasure import INSERT_SLOWLY, RUNNING, USER
 from tests.component.test_pipeline import bookings, expected_keys
 from tests.samples import full
-from tests.servers.clickhouse_cluster import CLUSTER, ClickHouseCluster
+from tests.servers.clickhouse_cluster import CLUSTER, PAIR, ClickHouseCluster
 from tests.stores import create_tables, store
 from tests.traces import traces_of
 
@@ -37,11 +38,20 @@ ORDER BY id
 
 
 def connected(
-    servers: ClickHouseCluster, database: str, *, shard: int = 0, cluster: str = CLUSTER
+    servers: ClickHouseCluster,
+    database: str,
+    *,
+    shard: int = 0,
+    cluster: str = CLUSTER,
+    replicated: bool = False,
 ) -> ServerWarehouse:
     """The warehouse as an instance has it that is connected to one of the hosts."""
     return ServerWarehouse(
-        servers.url(database, shard), cluster=cluster, query_timeout_seconds=30, insert_timeout_seconds=30
+        servers.url(database, shard),
+        cluster=cluster,
+        replicated=replicated,
+        query_timeout_seconds=30,
+        insert_timeout_seconds=30,
     )
 
 
@@ -131,6 +141,14 @@ class TestMigrations:
         with pytest.raises(ConfigError, match=r"has 2 shards now"):
             await migrate(pool, cluster_warehouse)
 
+    async def test_check_config_says_how_large_the_cluster_is(
+        self, clickhouse_cluster: ClickHouseCluster, cluster_database: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, said in ((CLUSTER, "cluster rides of 2 shards on 2 hosts"), ("nowhere", "no cluster")):
+            settings = ClickHouse(url=clickhouse_cluster.url(cluster_database), cluster=name)
+            await check_servers(Config(clickhouse=settings))
+            assert said in capsys.readouterr().err
+
     async def test_a_cluster_that_the_server_does_not_know_stops_the_start(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
@@ -141,6 +159,37 @@ class TestMigrations:
         with pytest.raises(ConfigError, match="elsewhere"):
             await migrate(pool, warehouse)
         await warehouse.close()
+
+
+class TestReplicas:
+    async def test_an_instance_starts_and_works_while_one_of_a_shards_hosts_is_away(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        clickhouse_cluster: ClickHouseCluster,
+        cluster_database: str,
+    ) -> None:
+        """The hosts share no rows here, so it also shows that all goes to the first that is there."""
+        limits = Retention()
+        layer = connected(clickhouse_cluster, cluster_database, cluster=PAIR)
+        assert await migrate(pool, layer) == ALL
+        await retention.apply(layer, limits)
+        await layer.close()
+
+        clickhouse_cluster.servers[1].kill()
+        warehouse = connected(clickhouse_cluster, cluster_database, cluster=PAIR, replicated=True)
+        assert await migrate(pool, warehouse) == []
+        assert await retention.apply(warehouse, limits) == []
+        await store(warehouse, bookings(50))
+        assert len(await warehouse.query("SELECT * FROM events FINAL")) == 50
+
+        await asyncio.to_thread(clickhouse_cluster.ensure_running)
+        await store(warehouse, bookings(60))
+        other = connected(clickhouse_cluster, cluster_database, shard=1, cluster=PAIR, replicated=True)
+        assert len(await other.query("SELECT * FROM events FINAL")) == 60
+        await store(other, bookings(70))
+        assert len(await warehouse.query("SELECT * FROM events FINAL")) == 70
+        for each in (warehouse, other):
+            await each.close()
 
 
 class TestRows:

@@ -15,18 +15,18 @@ from tests.servers.process import HOST, lent
 from tests.stores import create_tables
 
 CLUSTER: Final = "rides"
+# The same hosts, as if they were replicas of one shard. (They share no rows, as that would need a Keeper.)
+PAIR: Final = "pair"
 _CONFIG: Final = """
 <clickhouse>
     <remote_servers>
         <{cluster}>{shards}</{cluster}>
+        <{pair}><shard><internal_replication>true</internal_replication>{replicas}</shard></{pair}>
     </remote_servers>
 </clickhouse>
 """
-_SHARD: Final = """
-            <shard>
-                <internal_replication>true</internal_replication>
-                <replica><host>{host}</host><port>{port}</port></replica>
-            </shard>"""
+_SHARD: Final = "<shard><internal_replication>true</internal_replication>{replica}</shard>"
+_REPLICA: Final = "<replica><host>{host}</host><port>{port}</port></replica>"
 
 
 class ClickHouseCluster:
@@ -34,9 +34,11 @@ class ClickHouseCluster:
 
     def __init__(self) -> None:
         self.servers = [ClickHouseServer(), ClickHouseServer()]
-        shards = "".join(_SHARD.format(host=HOST, port=server.port) for server in self.servers)
+        replicas = [_REPLICA.format(host=HOST, port=server.port) for server in self.servers]
+        shards = "".join(_SHARD.format(replica=replica) for replica in replicas)
+        config = _CONFIG.format(cluster=CLUSTER, shards=shards, pair=PAIR, replicas="".join(replicas))
         for server in self.servers:
-            server.config = _CONFIG.format(cluster=CLUSTER, shards=shards)
+            server.config = config
 
     def url(self, database: str, shard: int = 0) -> str:
         """The address of a database on one of the hosts."""
