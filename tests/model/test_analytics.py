@@ -29,7 +29,7 @@ async def test_the_service_agrees_with_the_model(name: str, embedded_warehouse: 
 async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
     name: str, cluster_warehouse: ServerWarehouse
 ) -> None:
-    await _agrees(name, cluster_warehouse, examples=5)
+    await _agrees(name, cluster_warehouse, examples=4)
 
 
 async def _agrees(name: str, warehouse: Warehouse, *, examples: int) -> None:

@@ -94,7 +94,7 @@ async def test_the_rows_are_those_that_the_metrics_count(
 async def test_they_are_too_where_rows_are_spread_over_two_shards(
     dataset: str, cluster_warehouse: ServerWarehouse
 ) -> None:
-    await _add_up(dataset, cluster_warehouse, examples=3)
+    await _add_up(dataset, cluster_warehouse, examples=2)
 
 
 async def _add_up(dataset: str, warehouse: Warehouse, *, examples: int) -> None:

@@ -38,7 +38,7 @@ async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
 async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
     endpoint: str, cluster_warehouse: ServerWarehouse
 ) -> None:
-    await _agrees(endpoint, cluster_warehouse, from_java=False, examples=6)
+    await _agrees(endpoint, cluster_warehouse, from_java=False, examples=5)
 
 
 async def _agrees(endpoint: str, warehouse: Warehouse, *, from_java: bool, examples: int) -> None:
