@@ -99,7 +99,7 @@ class Cluster:
         match verb.partition(" IF ")[0]:
             case "CREATE TABLE":
                 return self._table(verb, name, rest)
-            case "CREATE MATERIALIZED VIEW":
+            case "CREATE MATERIALIZED VIEW" if rest.startswith(" TO "):
                 return [self._view(verb, name, rest)]
             case "CREATE VIEW":
                 return [self._about(verb, self.database, name, self._named(rest))]
@@ -111,6 +111,8 @@ class Cluster:
                 ]
             case "ALTER TABLE":
                 return self._altered(verb, name, rest)
+            case "CREATE MATERIALIZED VIEW":
+                raise StatementRefused(f"on a cluster {name} must write TO a table, and at each insert")
             case _:
                 return [self._of_rows(verb, name, rest)]
 
@@ -128,11 +130,11 @@ class Cluster:
         return self._about(verb, self.shard_database, name, self._named(rest, beside=BY_EVENT))
 
     def _table(self, verb: str, name: str, rest: str) -> list[str]:
-        if re.search(r"\bENGINE = Null\b", rest):
+        if name in LANDING and re.search(r"\bENGINE = Null\b", rest):
             return [self._about(verb, self.database, name, rest)]
         engine, key = _ENGINE.search(rest), _SORTING_KEY.search(rest)
         if engine is None or key is None:
-            raise StatementRefused(f"on a cluster {name} must be of engine Null or a MergeTree with a key")
+            raise StatementRefused(f"on a cluster {name} must be in LANDING, or a MergeTree with a key")
         stored = rest
         if self.replicated:
             arguments = [

@@ -161,6 +161,15 @@ def test_each_statement_has_its_place(statement: str, placed: list[str]) -> None
         pytest.param("CREATE TABLE IF NOT EXISTS t (n UInt8)\nENGINE = Memory", id="kept by one host"),
         pytest.param("CREATE TABLE IF NOT EXISTS t (n UInt8)\nENGINE = MergeTree", id="no key"),
         pytest.param("CREATE MATERIALIZED VIEW v TO t AS SELECT 1", id="of no table"),
+        pytest.param(
+            "CREATE TABLE IF NOT EXISTS t (n UInt8)\nENGINE = Null", id="not known as a landing table"
+        ),
+        pytest.param(
+            "CREATE MATERIALIZED VIEW v ENGINE = Null AS SELECT n FROM incoming", id="with its own table"
+        ),
+        pytest.param(
+            "CREATE MATERIALIZED VIEW v REFRESH EVERY 1 DAY TO t AS SELECT n FROM events", id="refreshed"
+        ),
         pytest.param("RENAME TABLE a TO b", id="rename"),
         pytest.param("EXCHANGE TABLES a AND b", id="exchange"),
         pytest.param("CREATE DICTIONARY d (n UInt8) PRIMARY KEY n", id="dictionary"),
