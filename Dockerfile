@@ -48,10 +48,9 @@ USER 10001:10001
 EXPOSE 8097
 STOPSIGNAL SIGTERM
 
-# The port opens at once, also while the servers behind it are away. A proxy meant for the
-# outside must not answer for the service.
+# The port opens at once, also while the servers behind it are away. The probe reads the configuration for the port.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8097/health/live', timeout=2)"]
+    CMD ["python", "-m", "openride_analytics.ops.probe", "/etc/openride/config.toml"]
 
 ENTRYPOINT ["openride-analytics"]
 CMD ["serve", "--config", "/etc/openride/config.toml"]

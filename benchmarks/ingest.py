@@ -15,6 +15,7 @@ producer are processes of their own. All of them share the machine. Two runs, ea
 **CPU per event** is user and system time of a process over the events stored in that time: it hardly depends on what else
 the machine does. Figures without a prefix are those at full rate, `paced_…` those at the rate. Events are counted in
 the tables at the end, where repeats would count once. Memory is the kernel's high-water mark for the service.
+`disk_bytes_per_event` is what all tables hold once they are merged, indexes and ids included.
 
 **Baselines** (`baselines.py`) read the topics of the run at full rate. As the second has no process of its own, CPU is
 compared for process and ClickHouse together: `times_better_than_baseline` is that of the first design over the service's
@@ -143,9 +144,23 @@ async def _measure(options: argparse.Namespace, rate: int, total: int, running: 
         report["probes"] = len(lags)
     if len(answered) > 1:
         report["p95_answered_seconds"] = quantiles(answered, n=100, method="inclusive")[94]
+    if catching_up:
+        report["disk_bytes_per_event"] = await _disk_bytes(clickhouse.url) / counted["events"]
     if catching_up and not options.no_baseline:
         report |= await _baselines(running, total, report)
     return report
+
+
+async def _disk_bytes(url: str) -> int:
+    """What the tables hold on disk, once they are merged."""
+    warehouse = ServerWarehouse(url, query_timeout_seconds=600, insert_timeout_seconds=600)
+    try:
+        for table in await warehouse.query(_TABLES):
+            await warehouse.execute(f"OPTIMIZE TABLE {table['name']} FINAL")
+        (row,) = await warehouse.query(_ON_DISK)
+    finally:
+        await warehouse.close()
+    return int(row["bytes"])
 
 
 async def _baselines(running: Servers, total: int, report: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +259,19 @@ _COUNTED: Final = """
 SELECT
     (SELECT count() FROM events FINAL) + (SELECT count() FROM driver_locations FINAL) AS events,
     (SELECT count() FROM dead_letters FINAL) AS dead_letters
+"""
+
+
+_TABLES: Final = """
+SELECT name
+FROM system.tables
+WHERE database = currentDatabase() AND endsWith(engine, 'MergeTree')
+"""
+
+_ON_DISK: Final = """
+SELECT sum(bytes_on_disk) AS bytes
+FROM system.parts
+WHERE active AND database = currentDatabase()
 """
 
 

@@ -233,7 +233,10 @@ class RedisCache:
     `cluster`: the server is a node of a Redis Cluster.
     """
 
-    def __init__(self, url: str, *, cluster: bool = False) -> None:
+    def __init__(
+        self, url: str, on_failure: Callable[[], None] = lambda: None, *, cluster: bool = False
+    ) -> None:
+        self._on_failure = on_failure
         limits: dict[str, Any] = {"socket_timeout": _TELL_SECONDS, "socket_connect_timeout": _TELL_SECONDS}
         self._cluster = (
             # Tried once more when another node has taken over.
@@ -390,6 +393,7 @@ class RedisCache:
             result = await _within(seconds, self._placed(call))
         except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
             self._failures += 1
+            self._on_failure()
             if self._failures > _FAILURES_BORNE or not isinstance(error, TimeoutError | RedisTimeoutError):
                 self._rest_until = monotonic() + _REST_SECONDS
                 log.warning("cache_away", error=type(error).__name__, rest_seconds=_REST_SECONDS)

@@ -64,7 +64,9 @@ async def _clickhouse(config: Config) -> str:
     warehouse = warehouse_of(config)
     cluster = config.clickhouse.cluster
     try:
-        (server,) = await warehouse.query("SELECT version() AS version, currentDatabase() AS name")
+        (server,) = await warehouse.query(
+            "-- checks.version\nSELECT version() AS version, currentDatabase() AS name"
+        )
         (known,) = await warehouse.query(_CLUSTER, {"cluster": cluster})
     finally:
         await warehouse.close()
@@ -79,6 +81,7 @@ async def _clickhouse(config: Config) -> str:
 
 
 _CLUSTER: Final = """
+-- checks.cluster
 SELECT uniqExact(shard_num) AS shards, count() AS hosts
 FROM system.clusters
 WHERE cluster = {cluster:String}

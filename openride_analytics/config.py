@@ -34,7 +34,7 @@ _PREFIX: Final = "OPENRIDE_"
 _SECRETS: Final = frozenset(
     {"sasl_password", "jwt_secret", "password", "s3_secret_access_key", "signing_secret"}
 )
-_URLS: Final = frozenset({"url", "jwks_url"})
+_URLS: Final = frozenset({"url", "jwks_url", "endpoint"})
 
 
 class ConfigError(Exception):
@@ -74,6 +74,8 @@ class ClickHouse(_Section, frozen=True):
     cluster: Annotated[str, Meta(pattern=r"^[\w.-]*\Z")] = ""
     # Shards of several hosts that share their rows by a Keeper.
     replicated: bool = False
+    # A statement that takes longer is logged, by its name.
+    slow_query_seconds: Positive = 1.0
 
 
 class Postgres(_Section, frozen=True):
@@ -284,6 +286,12 @@ class Log(_Section, frozen=True):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class Tracing(_Section, frozen=True):
+    """Where traces go; without an address none are made."""
+
+    endpoint: str = ""
+
+
 class Config(_Section, frozen=True):
     """Everything an operator can set."""
 
@@ -302,6 +310,7 @@ class Config(_Section, frozen=True):
     reports: Reports = field(default_factory=Reports)
     smtp: Smtp = field(default_factory=Smtp)
     log: Log = field(default_factory=Log)
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
@@ -379,6 +388,13 @@ def _checked(config: Config) -> Config:
     public = urlsplit(config.reports.public_url)
     if config.reports.public_url and (public.scheme not in ("http", "https") or not public.netloc):
         raise ConfigError("reports.public_url: must begin with http:// or https:// and a host")
+    collector = urlsplit(config.tracing.endpoint)
+    if config.tracing.endpoint and (
+        collector.scheme not in ("http", "https") or not collector.path.strip("/")
+    ):
+        raise ConfigError(
+            "tracing.endpoint: must be the whole address, such as http://127.0.0.1:4318/v1/traces"
+        )
     return config
 
 

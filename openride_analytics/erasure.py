@@ -73,7 +73,7 @@ async def _forget(cache: Cache) -> None:
 
 async def _remove(warehouse: Warehouse, say: Say) -> Counter[str]:
     removed = Counter[str]()
-    if not await warehouse.query("SELECT 1 AS one FROM erased_users LIMIT 1"):
+    if not await warehouse.query("-- erasure.any\nSELECT 1 AS one FROM erased_users LIMIT 1"):
         return removed
     await inserts_ended(warehouse, say=say)  # those that began before the guard was there
     for _ in range(_ROUNDS):
@@ -91,7 +91,7 @@ async def _remove(warehouse: Warehouse, say: Say) -> Counter[str]:
 
 async def _count(warehouse: Warehouse, trace: _Trace) -> int:
     """How many rows there are. Bounded statements: what may be much is counted month by month."""
-    count = f"SELECT toInt64(count()) AS found FROM {trace.table} WHERE {trace.rows}"
+    count = f"-- erasure.count\nSELECT toInt64(count()) AS found FROM {trace.table} WHERE {trace.rows}"
     if not trace.months_of:
         return int((await warehouse.query(count))[0]["found"])
     if "{within}" not in count:
@@ -121,6 +121,7 @@ async def _settle(warehouse: Warehouse) -> None:
 
 
 _GUARD: Final = """
+-- erasure.guard
 INSERT INTO erased_users (user_id, erased_at)
 SELECT {user:UUID}, now64(3, 'UTC')
 WHERE {user:UUID} NOT IN (SELECT user_id FROM erased_users)
@@ -133,6 +134,7 @@ _THEIR_LOCATIONS: Final = f"driver_id IN {_ERASED}"
 # Of several contents with the same type, time and id the greatest rank wins, and merges drop the others: where a user's
 # own wins, another's must not come to light just because no merge has dropped it yet.
 _BURY_CONTENTS: Final = f"""
+-- erasure.bury
 INSERT INTO events (event_type, event_id, event_timestamp, content_rank, is_deleted)
 SELECT event_type, event_id, event_timestamp, 18446744073709551615, 1
 FROM events

@@ -67,6 +67,7 @@ class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True, g
     defaults: ClassVar[dict[str, str]] = {}
     has_currency: ClassVar[bool] = False
     is_location: ClassVar[bool] = False
+    type_name: ClassVar[str] = ""  # the tag, which is slow to ask for
     may_lack: ClassVar[frozenset[str]] = frozenset()  # of the amounts, whose type says nothing
 
     event_timestamp: Time
@@ -319,6 +320,7 @@ class Event(Struct, frozen=True, gc=False):
     is_location: bool
     event_id: UUID | None
     at_ms: int
+    event_type: str
 
     @property
     def id_text(self) -> str:
@@ -366,6 +368,8 @@ _encode_json: Final = msgspec.json.Encoder(uuid_format="canonical").encode
 TYPES: Final[dict[str, type[_Event]]] = {
     str(event.__struct_config__.tag): event for event in get_args(AnyEvent)
 }
+for _type in TYPES.values():
+    _type.type_name = str(_type.__struct_config__.tag)
 
 
 def relaxed(event_type: str, optional: Collection[str]) -> Parse:
@@ -375,7 +379,8 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
     """
     event = TYPES[event_type]
     namespace: dict[str, Any] = {
-        name: getattr(event, name) for name in ("times", "money", "defaults", "has_currency", "is_location")
+        name: getattr(event, name)
+        for name in ("times", "money", "defaults", "has_currency", "is_location", "type_name")
     }
     namespace["may_lack"] = event.may_lack | set(optional)
     fields = [
@@ -433,8 +438,8 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -
         _normalise(event, acceptance.currency)
     line = _encode_json(event)
     if event.event_id is None:
-        return Event(b'{"event_id":"%b",%b' % (_content_id(line), line[1:]), is_location, None, at_ms)
-    return Event(line, is_location, event.event_id, at_ms)
+        line = b'{"event_id":"%b",%b' % (_content_id(line), line[1:])
+    return Event(line, is_location, event.event_id, at_ms, event.type_name)
 
 
 def _normalise(event: _Event, default_currency: str) -> None:

@@ -14,6 +14,7 @@ from apscheduler.triggers.cron import CronTrigger
 from openride_analytics.cache import Cache
 from openride_analytics.erasure import erase_again
 from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse
 
 log = structlog.get_logger(__name__)
@@ -26,10 +27,17 @@ _CALL_TIMEOUT_SECONDS: Final = 10.0
 class Jobs:
     """The scheduler and what it runs. `start` and `stop` belong to the service's lifespan."""
 
-    def __init__(self, postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse, cache: Cache) -> None:
+    def __init__(
+        self,
+        postgres: "asyncpg.Pool[asyncpg.Record]",
+        warehouse: Warehouse,
+        cache: Cache,
+        metrics: Metrics,
+    ) -> None:
         self._postgres = postgres
         self._warehouse = warehouse
         self._cache = cache
+        self._metrics = metrics
         self._name = f"{socket.gethostname()}/{os.getpid()}"
         self._scheduler = AsyncIOScheduler(timezone=UTC)
 
@@ -96,6 +104,7 @@ class Jobs:
         except Exception as failure:  # noqa: BLE001  # whatever it is, it belongs into the record
             error = f"{type(failure).__name__}: {failure}"[:1000]
             log.error("job_failed", job=job, error=error)
+        self._metrics.job_runs.labels(job, "done" if error is None else "failed").inc()
         await self._postgres.execute(
             "UPDATE job_runs SET finished_at = now(), error = $3 WHERE job = $1 AND due_at = $2",
             job,

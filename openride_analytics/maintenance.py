@@ -99,6 +99,7 @@ def _say(line: str) -> None:
 
 
 _MIGRATED: Final = """
+-- migrations.applied
 SELECT name
 FROM system.tables
 WHERE database = currentDatabase() AND name = 'incoming_to_ingest_log'

@@ -90,9 +90,9 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
             missing = load("clickhouse")
         for migration in missing:
             for statement in migration.statements:
-                await warehouse.execute(statement)
+                await warehouse.execute(f"-- migrations.apply\n{statement}")
             await warehouse.execute(
-                "INSERT INTO schema_migrations (version, name, checksum)"
+                "-- migrations.record\nINSERT INTO schema_migrations (version, name, checksum)"
                 " SELECT {version:UInt32}, {name:String}, {checksum:String}",
                 {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
             )
@@ -139,6 +139,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 """
 
 CLICKHOUSE_TABLE: Final = """
+-- migrations.table
 CREATE TABLE IF NOT EXISTS schema_migrations
 (
     version     UInt32,
@@ -152,6 +153,7 @@ ORDER BY version
 
 # How many hosts there are, and how many of them have each table.
 _CLICKHOUSE_HOSTS: Final = """
+-- migrations.hosts
 SELECT '' AS name, count() AS hosts
 FROM system.one
 
@@ -163,4 +165,9 @@ WHERE database = {stored_in:String}
 GROUP BY name
 """
 
-_CLICKHOUSE_KNOWN: Final = "SELECT version, checksum FROM schema_migrations FINAL ORDER BY version"
+_CLICKHOUSE_KNOWN: Final = """
+-- migrations.known
+SELECT version, checksum
+FROM schema_migrations FINAL
+ORDER BY version
+"""

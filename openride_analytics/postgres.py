@@ -11,6 +11,7 @@ from typing import Any, Final
 import asyncpg
 
 from openride_analytics.config import Config
+from openride_analytics.ops.metrics import PoolUse
 
 _TIMEOUT_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 5.0
@@ -75,6 +76,13 @@ async def opened(config: Config) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]
     finally:
         if embedded is not None:
             await embedded.stop()
+
+
+def use(pool: "asyncpg.Pool[asyncpg.Record]") -> PoolUse:
+    """How the pool is used just now."""
+    size, idle = pool.get_size(), pool.get_idle_size()
+    waiting = len(pool._queue._getters)  # noqa: SLF001  # asyncpg does not tell it
+    return PoolUse(size - idle, idle, pool.get_max_size(), waiting)
 
 
 async def close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

@@ -69,9 +69,10 @@ AND if(
 )
 """
 
-_COUNT_STALE: Final = f"SELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
+_COUNT_STALE: Final = f"-- rebuild.stale\nSELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
 
 _DAYS: Final = """
+-- rebuild.days
 SELECT DISTINCT toString(toDate(event_timestamp)) AS day
 FROM {table}
 WHERE toYYYYMM(event_timestamp) = {month:UInt32}
@@ -85,6 +86,7 @@ AND event_timestamp < toDateTime64({day:String}, 3, 'UTC') + toIntervalDay(1)
 
 # What names an erased user may still be there while it is being removed.
 _ADD_EVENTS: Final = f"""
+-- rebuild.add_events
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id)
 SELECT DISTINCT event_id, event_type, event_timestamp, toUUID('00000000-0000-0000-0000-000000000000')
 FROM events
@@ -95,6 +97,7 @@ WHERE {_DAY}
 """
 
 _ADD_LOCATIONS: Final = f"""
+-- rebuild.add_locations
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id)
 SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id
 FROM driver_locations

@@ -27,11 +27,13 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import MigrationError
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.reports.files import ReportFiles
 from openride_analytics.reports.links import Links
 from openride_analytics.reports.runner import TICK_SECONDS, Runner
 from openride_analytics.warehouse import Warehouse, WarehouseError, WarehouseUnavailable, retention
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.observed import ObservedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 
 log = structlog.get_logger(__name__)
@@ -52,10 +54,18 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self.dialects = Dialects(config.kafka)
-        self.warehouse = warehouse_of(config)
+        self.tracing = _tracing_of(config, self.metrics)
+        engine = warehouse_of(config)
+        self.metrics.watch_pool("clickhouse", engine.use)
+        self.warehouse: Warehouse = ObservedWarehouse(
+            engine,
+            self.metrics,
+            slow_seconds=config.clickhouse.slow_query_seconds,
+            tracing=self.tracing,
+        )
         # An embedded engine belongs to one process; a server may have other instances, which a cache in memory cannot hear.
         self.cache: Cache = (
-            RedisCache(config.redis.url, cluster=config.redis.cluster)
+            RedisCache(config.redis.url, self.metrics.cache_failures.inc, cluster=config.redis.cluster)
             if config.redis.url
             else MemoryCache(alone=not config.clickhouse.url)
         )
@@ -71,9 +81,10 @@ class Service:
             max_delay_seconds=config.ingest.max_delay_seconds,
             on_stored=self.cache.data_changed,
             publish=self.dead_letter_topic.publish if self.dead_letter_topic else None,
+            tracing=self.tracing,
         )
         self.kafka = (
-            KafkaSource(config, self.dialects, self.pipeline, self.metrics)
+            KafkaSource(config, self.dialects, self.pipeline, self.metrics, self.tracing)
             if config.kafka.bootstrap_servers
             else None
         )
@@ -99,6 +110,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """From the first attempt to reach the servers to the last flush."""
+        self._spawn("event_loop", self.metrics.watch_event_loop())
         self._spawn("start", self._start())
         try:
             yield
@@ -152,7 +164,7 @@ class Service:
         # Once the tables are there: a small one that has rows on every shard of a cluster.
         asked = "SELECT count() AS n FROM erased_users" if self.started.is_set() else "SELECT 1 AS n"
         clickhouse, postgres, redis = await asyncio.gather(
-            works(self.warehouse.query(asked)), database(), self.cache.answers()
+            works(self.warehouse.query(f"-- health.probe\n{asked}")), database(), self.cache.answers()
         )
         return {
             "clickhouse": clickhouse,
@@ -184,7 +196,7 @@ class Service:
         self._spawn("pipeline", self.pipeline.run())
         if self.kafka is not None:
             self._spawn("kafka", self.kafka.run())
-        self._jobs = Jobs(pool, self.warehouse, self.cache)
+        self._jobs = Jobs(pool, self.warehouse, self.cache, self.metrics)
         if self._reports is not None:
             self._jobs.every(TICK_SECONDS, "reports", self._reports.tick)
             self._jobs.daily("expire_reports", self._reports.expire, hour=4, minute=17)
@@ -195,7 +207,8 @@ class Service:
     async def _prepare(self) -> "asyncpg.Pool[asyncpg.Record]":
         """Connects, brings the tables up to date, and returns the pool."""
         if self._pool is None:
-            self._pool = await postgres.connect(await self._postgres_address())
+            self._pool = pool = await postgres.connect(await self._postgres_address())
+            self.metrics.watch_pool("postgres", lambda: postgres.use(pool))
         if self.config.storage.migrate_at_start:
             for name in await migrations.migrate(self._pool, self.warehouse):
                 log.info("migrated", migration=name)
@@ -212,6 +225,7 @@ class Service:
             files=await asyncio.to_thread(ReportFiles.configured, self.config),
             links=await Links.of(self.config, self._pool),
             metrics=self.metrics,
+            tracing=self.tracing,
         )
         return self._pool
 
@@ -250,6 +264,7 @@ class Service:
         await self.warehouse.close()
         if self._embedded_postgres is not None:
             await self._embedded_postgres.stop()
+        await self.tracing.close()
         log.info("stopped")
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -267,7 +282,7 @@ class Service:
         task.add_done_callback(ended)
 
 
-def warehouse_of(config: Config) -> Warehouse:
+def warehouse_of(config: Config) -> ServerWarehouse | EmbeddedWarehouse:
     """The configured ClickHouse server, or the embedded engine."""
     settings = config.clickhouse
     query, insert = settings.query_timeout_seconds, settings.insert_timeout_seconds
@@ -281,3 +296,12 @@ def warehouse_of(config: Config) -> Warehouse:
         )
     folder = Path(config.storage.data_dir) / "clickhouse"
     return EmbeddedWarehouse(folder, query_timeout_seconds=query, insert_timeout_seconds=insert)
+
+
+def _tracing_of(config: Config, metrics: Metrics) -> Tracing:
+    """Spans for the configured collector, or none."""
+    if not config.tracing.endpoint:
+        return OFF
+    from openride_analytics.ops.otlp import RecordedTracing  # some 12 MB, for nobody who records nothing
+
+    return RecordedTracing(config.tracing.endpoint, metrics.spans_dropped)

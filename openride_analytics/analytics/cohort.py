@@ -121,6 +121,7 @@ class CohortAnswer(AnalyticsHead, kw_only=True):
 
 # `edges` are the beginnings of the units that matter, `numbers` their numbers: cohorts and activity are counted in them.
 _SQL: Final = """
+-- cohort.cells
 WITH
     members AS
     (

@@ -186,6 +186,7 @@ _REACHED: Final = """
     )"""
 
 _SQL: Final = """
+-- funnel.steps
 WITH {reached}
 SELECT
     {place},

@@ -303,6 +303,7 @@ _SIGHTINGS_WITH_POINTS: Final = {
 }
 
 _BY_NAME: Final = """
+-- geographic.by_name
 SELECT
     toString(ifNull(state, '')) AS state_name,
     {city} AS city_name,
@@ -322,6 +323,7 @@ _VALUES: Final = {"revenue": _SUMS, "drivers": _COUNT_DRIVERS}
 # Things without coordinates are in cell 0, which the functions refuse, also in a branch that is not taken: there they get
 # `some_cell` instead.
 _BY_HEXAGON: Final = """
+-- geographic.by_hexagon
 SELECT
     if(cell = 0, '', h3ToString(some_cell)) AS hexagon,
     h3ToGeo(some_cell).1 AS lat,

@@ -84,6 +84,7 @@ class RetentionAnswer(AnalyticsHead, kw_only=True):
 
 
 _SQL: Final = """
+-- retention.days
 WITH
     members AS
     (

@@ -65,6 +65,7 @@ async def _pieces(rows: int, first: Block | None, blocks: AsyncIterator[Block]) 
 
 # How many there are comes with each row, from the same state of the tables; if too many, the number comes alone.
 _SELECT: Final = """
+-- exports.rows
 WITH (SELECT count() FROM ({rows})) AS total
 SELECT line, total
 FROM

@@ -1,20 +1,18 @@
 """The HTTP application: all handlers, errors, documentation."""
 
 from collections.abc import Iterable
-from time import perf_counter
 from typing import Any, Final
 
 import asyncpg
 from litestar import Litestar, MediaType, Request, Response, get, route
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
-from litestar.enums import HttpMethod, ScopeType
+from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
-from litestar.middleware import ASGIMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from litestar.types import ASGIApp
 
 from openride_analytics import __version__
 from openride_analytics.access import Denied
@@ -33,6 +31,7 @@ from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
 from openride_analytics.http.ingest import ingest_status
+from openride_analytics.http.observed import Observed
 from openride_analytics.reports.files import FilesUnavailable
 from openride_analytics.reports.runner import POSTGRES_AWAY
 from openride_analytics.service import Service
@@ -42,30 +41,6 @@ _DESCRIPTION = """Metrics and analytics of the carpooling platform.
 
 Every number is defined once; the same metric for the same period is the same everywhere. Periods are half-open, days
 are those of the `timezone`; rates are fractions and null where nothing is counted; money is exact, by currency, as text."""
-
-
-class _Timed(ASGIMiddleware):
-    """Times each request, by its route and not by its path (whose number is not bounded)."""
-
-    def __init__(self, service: Service) -> None:
-        self._seconds = service.metrics.request_seconds
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        """Observes from the request's start to the start of its answer."""
-        if scope["type"] != ScopeType.HTTP:
-            await next_app(scope, receive, send)
-            return
-        started = perf_counter()
-
-        async def observed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                route = scope.get("path_template") or "unknown"
-                self._seconds.labels(scope["method"], route, message["status"]).observe(
-                    perf_counter() - started
-                )
-            await send(message)
-
-        await next_app(scope, receive, observed)
 
 
 _SWAGGER: Final = SwaggerRenderPlugin()
@@ -86,7 +61,7 @@ def http_app(service: Service) -> ASGIApp:
     largest_bytes = service.config.ingest.max_request_bytes
     held = HeldBytes(_BODIES_HELD * largest_bytes)
     bounded = BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
-    return access.Hardened(bounded, service.config)
+    return Observed(access.Hardened(bounded, service.config), service.metrics, service.tracing)
 
 
 def ops_app(service: Service) -> ASGIApp:
@@ -101,7 +76,7 @@ def ops_app(service: Service) -> ASGIApp:
     )
     largest_bytes = 1_024
     bounded = BoundedBodies(app, largest_bytes=largest_bytes, held=HeldBytes(_BODIES_HELD * largest_bytes))
-    return access.Hardened(bounded, service.config)
+    return Observed(access.Hardened(bounded, service.config), service.metrics, service.tracing)
 
 
 _OPERATIONS: Final = (health.health, health.live, health.ready, health.prometheus_metrics)
@@ -161,15 +136,17 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
         route_handlers=[*_options(handlers), *handlers],
         lifespan=[lambda _: service.lifespan()],
         state=State({"service": service, "held": held}),
-        middleware=[_Timed(service)],
         exception_handlers=_HANDLERS,
         guards=[access.guard],
         plugins=[access.Declared(enabled=service.gate.enabled)],
         cors_config=CORSConfig(
             allow_origins=origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Content-Encoding", "If-None-Match"],
-            expose_headers=["ETag", "Age", "X-Cache", "Retry-After", "Content-Disposition"],
+            allow_headers=[
+                *("Authorization", "Content-Type", "Content-Encoding", "If-None-Match"),
+                *("X-Request-ID", "traceparent"),
+            ],
+            expose_headers=["ETag", "Age", "X-Cache", "Retry-After", "Content-Disposition", "X-Request-ID"],
         )
         if origins
         else None,

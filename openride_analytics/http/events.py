@@ -146,7 +146,9 @@ async def _store(service: Service, records: Iterator[tuple[int, bytes]]) -> Rece
     while lines := list(islice(records, _SLICE_RECORDS)):
         arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
         slice_ = [record for _, record in lines]
-        events, refused = await decode_records(slice_, acceptance_now(service.config))
+        events, refused = await decode_records(
+            slice_, acceptance_now(service.config), took=service.metrics.decode_seconds.observe
+        )
         letters = [DeadLetter.of(slice_[index], error, rejected_ms=arrived_ms) for index, error in refused]
         waiting.append(await service.pipeline.put(events, letters, arrived_ms))
         receipt.accepted += len(events)

@@ -7,6 +7,7 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta, Struct
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from openride_analytics import __version__
 from openride_analytics.http.access import OPEN
@@ -83,7 +84,7 @@ async def health(request: Request[Any, Any, State]) -> Response[bytes]:
     return await _report(request)
 
 
-_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+_PROMETHEUS: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 
 @get(
@@ -97,10 +98,11 @@ _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
     },
 )
 async def prometheus_metrics(request: Request[Any, Any, State]) -> Response[bytes]:
-    """In Prometheus' text format."""
+    """In Prometheus' text format, or as OpenMetrics for who accepts that."""
     service: Service = request.app.state.service
     await service.health()  # so that the parts' states are those of now
-    return Response(service.metrics.exposition(), media_type=_PROMETHEUS)
+    body, media_type = service.metrics.exposition(request.headers.get("accept", ""))
+    return Response(body, media_type=media_type)
 
 
 async def _report(request: Request[Any, Any, State]) -> Response[bytes]:

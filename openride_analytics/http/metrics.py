@@ -15,7 +15,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from openride_analytics import catalogue
 from openride_analytics.http.access import caller_of, needs
-from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
+from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented, in_time
 from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, question_key
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
@@ -171,9 +171,10 @@ async def realtime_stream(request: Request[Any, Any, State]) -> ServerSentEvent:
         caller = caller_of(request)
         while not service.stopping.is_set() and service.gate.holds(caller):
             key, compute = _realtime(request, query)
+            timed = in_time(service, "/v1/metrics/realtime", compute)
             try:
                 async with asyncio.timeout(_KEEP_ALIVE_SECONDS):
-                    answer = await service.answers.get(key, compute, max_age_seconds=_REALTIME_SECONDS)
+                    answer = await service.answers.get(key, timed, max_age_seconds=_REALTIME_SECONDS)
                 yield ServerSentEventMessage(event="metrics", data=answer.body.decode())
             except Exception as error:  # noqa: BLE001  # the stream outlives an outage of the store
                 # Its default, empty data, would be an event of its own.

@@ -7,6 +7,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from msgspec import Meta, Struct
+from structlog.contextvars import get_contextvars
 
 from openride_analytics.warehouse import QueryTooLong, StatementRefused, WarehouseError, WarehouseUnavailable
 
@@ -50,6 +51,13 @@ class Problem(Struct, kw_only=True, omit_defaults=True):
     status: Annotated[int, Meta(description="HTTP status.", examples=[400])]
     detail: Annotated[str, Meta(description="What happened here.", examples=["1 parameter cannot be used."])]
     instance: Annotated[str, Meta(description="Path of the request.", examples=["/v1/metrics/bookings"])]
+    request_id: Annotated[
+        str,
+        Meta(
+            description="As the header `X-Request-ID`: stands in the service's log lines about this request.",
+            examples=["4bf92f3577b34da6a3ce929d0e0e4736"],
+        ),
+    ]
     errors: Annotated[list[FieldProblem], Meta(description="For bad parameters: each of them.")] = []
 
 
@@ -73,6 +81,7 @@ def problem(
         status=status,
         detail=detail,
         instance=request.url.path,
+        request_id=get_contextvars().get("request_id", ""),
         errors=errors or [],
     )
     headers = {"Cache-Control": "no-store"}

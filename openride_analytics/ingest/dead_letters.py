@@ -86,7 +86,12 @@ class DeadLetter:
 _COLUMNS: Final = tuple(column.name for column in fields(DeadLetter))
 _ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
-_ERASED: Final = "SELECT toString(user_id) AS id FROM erased_users WHERE user_id IN {ids:Array(UUID)}"
+_ERASED: Final = """
+-- dead_letters.erased
+SELECT toString(user_id) AS id
+FROM erased_users
+WHERE user_id IN {ids:Array(UUID)}
+"""
 
 
 async def store_dead_letters(warehouse: Warehouse, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
@@ -464,12 +469,14 @@ _STATUS: Final[dict[Status, str]] = {
 }
 
 _KNOWN: Final = """
+-- dead_letters.known
 SELECT DISTINCT dead_letter_id
 FROM dead_letters
 WHERE dead_letter_id IN {ids:Array(String)}
 """
 
 _MATCHING: Final = """
+-- dead_letters.matching
 SELECT rejected_ms, dead_letter_id
 FROM dead_letters FINAL
 WHERE {conditions}
@@ -478,12 +485,14 @@ LIMIT {limit:UInt32}
 """
 
 _COUNT: Final = """
+-- dead_letters.count
 SELECT count() AS letters
 FROM dead_letters FINAL
 WHERE {conditions}
 """
 
 _COUNTS: Final = f"""
+-- dead_letters.counts
 SELECT reason, {_TOPIC} AS place, count() AS letters
 FROM dead_letters FINAL
 WHERE {{conditions}}
@@ -492,18 +501,21 @@ ORDER BY letters DESC, reason, place
 """
 
 _SIZES: Final = """
+-- dead_letters.sizes
 SELECT dead_letter_id, length(record) AS bytes
 FROM dead_letters FINAL
 WHERE dead_letter_id IN {ids:Array(String)}
 """
 
 _RECORDS: Final = """
+-- dead_letters.records
 SELECT dead_letter_id, topic, base64Encode(record) AS bytes
 FROM dead_letters FINAL
 WHERE dead_letter_id IN {ids:Array(String)}
 """
 
 _DETAILS: Final = """
+-- dead_letters.details
 SELECT
     dead_letter_id,
     rejected_ms,
@@ -526,6 +538,7 @@ WHERE dead_letter_id IN {ids:Array(String)}
 """
 
 _LAST_REPLAYS: Final = """
+-- dead_letters.replays
 SELECT dead_letter_id, replay_id, replayed_ms, outcome, reason, field, detail
 FROM dead_letter_replays FINAL
 WHERE dead_letter_id IN {ids:Array(String)}

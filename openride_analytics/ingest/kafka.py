@@ -14,7 +14,7 @@ import re
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from time import monotonic, time
+from time import monotonic, time, time_ns
 from typing import Any, Final
 
 import structlog
@@ -38,10 +38,11 @@ from aiokafka.errors import (
 from openride_analytics.config import Config
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.pipeline import Failure, Origin, Pipeline
+from openride_analytics.ingest.pipeline import Failure, Origin, Pipeline, Traced
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ingest.topics import connection
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Span, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 _LETTERS_AT_ONCE: Final = 50
 _LOSSES_REMEMBERED: Final = 100
+_BATCHES_TRACED: Final = 16
 
 
 # What is wrong with one partition's records, or our right to them; other errors of Kafka's are the whole consumer's.
@@ -87,6 +89,7 @@ class _InFlight:
     next_offset: int
     newest_ms: int
     stored: "asyncio.Future[None]"
+    traced: Traced | None
 
 
 @dataclass
@@ -101,6 +104,8 @@ class _Progress:
     in_flight: "deque[_InFlight]" = field(default_factory=deque)
     stored: int | None = None
     uncommitted: int | None = None
+    # The last batches whose offsets are not committed, where they are traced.
+    batches: "deque[Span]" = field(default_factory=lambda: deque(maxlen=_BATCHES_TRACED))
     committed: int | None = None
     lost_before: int = 0
     end: int | None = None
@@ -123,6 +128,8 @@ class _Progress:
         while self.in_flight and self.in_flight[0].stored.done():
             item = self.in_flight.popleft()
             self.stored = self.uncommitted = item.next_offset
+            if item.traced is not None and item.traced.batch is not None:
+                self.batches.append(item.traced.batch)
             self.stored_through = max(self.stored_through or 0.0, item.newest_ms / 1000)
 
 
@@ -154,8 +161,16 @@ class Loss:
 class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """Reads the event topics into the pipeline. Call `run` in a task of its own and `stop` to end it."""
 
-    def __init__(self, config: Config, dialects: Dialects, pipeline: Pipeline, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dialects: Dialects,
+        pipeline: Pipeline,
+        metrics: Metrics,
+        tracing: Tracing = OFF,
+    ) -> None:
         self._config = config
+        self._tracing = tracing
         self._dialects = dialects
         self._pipeline = pipeline
         self._metrics = metrics
@@ -323,7 +338,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
         decode = self._dialects.decoder(partition.topic)
-        events, refused = await decode_records(values, acceptance_now(self._config), decode)
+        began_ns = time_ns()
+        events, refused = await decode_records(
+            values, acceptance_now(self._config), decode, took=self._metrics.decode_seconds.observe
+        )
+        traced = Traced(began_ns, time_ns()) if self._tracing.on else None
         now_ms = int(time() * 1000)
         # A producer's clock may be anything; nothing arrives after now.
         arrived_ms = min(now_ms, max(0, min(record.timestamp for record in records)))
@@ -346,11 +365,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         bad = {index for index, _ in refused}
         offsets = [record.offset for index, record in enumerate(records) if index not in bad]
         stored = await self._pipeline.put_at_once(
-            events, letters, arrived_ms, Origin(partition.topic, partition.partition, offsets)
+            events, letters, arrived_ms, Origin(partition.topic, partition.partition, offsets), traced
         )
         newest_ms = min(now_ms, records[-1].timestamp)
         progress.expected = records[-1].offset + 1
-        progress.in_flight.append(_InFlight(progress.expected, newest_ms, stored))
+        progress.in_flight.append(_InFlight(progress.expected, newest_ms, stored, traced))
         progress.error = ""
         progress.careful_records = max(0, progress.careful_records - len(records))
 
@@ -414,6 +433,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             }
             if not offsets:
                 return
+            began_ns = time_ns()
             try:
                 async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
                     await consumer.commit({partition: at for partition, (_, at) in offsets.items()})
@@ -427,10 +447,20 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 self.last_failure = Failure.of(error)
                 log.warning("commit_failed", error=f"{type(error).__name__}: {error}"[:200])
                 return
+            self._trace_commit([progress for progress, _ in offsets.values()], began_ns)
             for progress, at in offsets.values():
                 progress.committed = at
                 if progress.uncommitted == at:
                     progress.uncommitted = None
+
+    def _trace_commit(self, committed: Sequence[_Progress], began_ns: int) -> None:
+        """The commit as a part of each batch whose offsets it holds."""
+        ended_ns = time_ns()
+        batches = {id(batch): batch for progress in committed for batch in progress.batches}
+        for batch in batches.values():
+            self._tracing.past("ingest.commit", batch, began_ns, ended_ns, {})
+        for progress in committed:
+            progress.batches.clear()
 
     async def _settle(self, consumer: Any) -> None:
         """Waits for what is in flight, so far as that goes, and commits it."""

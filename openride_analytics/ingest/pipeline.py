@@ -8,6 +8,7 @@ memory stays bounded whatever happens behind. Storing is tried for ever (a sourc
 import asyncio
 import contextlib
 import random
+from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +17,10 @@ from typing import Final
 
 import structlog
 
-from openride_analytics.events import BadEvent, Event
+from openride_analytics.events import TYPES, BadEvent, Event
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
-from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.metrics import UNKNOWN, Metrics
+from openride_analytics.ops.tracing import OFF, Span, Tracing
 from openride_analytics.warehouse import (
     ContentRefused,
     Parameters,
@@ -40,6 +42,8 @@ _SETTLED_AT_ONCE: Final = 50_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
+
+_REPLAYED: Final = "replay"
 
 UNSTORABLE: Final = BadEvent("invalid_field", "The store cannot hold one of its values.")
 
@@ -67,6 +71,15 @@ class Origin:
 
 
 @dataclass
+class Traced:
+    """For the trace of a batch: when some records of it were decoded (Unix nanoseconds), and later the batch's span."""
+
+    decode_began_ns: int
+    decode_ended_ns: int
+    batch: Span | None = None
+
+
+@dataclass
 class Submission:
     """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
 
@@ -80,7 +93,19 @@ class Submission:
     origin: Origin | None = None
     are_letters: bool = False
     refused: Sequence[Event] = ()
+    traced: Traced | None = None
+    by_type: Tally[str] = field(init=False)
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def __post_init__(self) -> None:
+        self.by_type = Tally([event.event_type for event in self.events])
+
+    @property
+    def topic(self) -> str:
+        """Where it comes from, for the metrics."""
+        if self.are_letters:
+            return _REPLAYED
+        return self.origin.topic if self.origin else OVER_HTTP
 
     def refuse(self, lines: Collection[bytes]) -> list[DeadLetter]:
         """Takes note of its events among those that the store cannot hold, and returns the letters that they become."""
@@ -117,8 +142,10 @@ class Pipeline:
         max_delay_seconds: float,
         on_stored: Callable[[int], Awaitable[None]],
         publish: Callable[[Sequence[DeadLetter]], Awaitable[None]] | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
         self._warehouse = warehouse
+        self._tracing = tracing
         self._metrics = metrics
         self._max_batch_events = max_batch_events
         self._max_delay_seconds = max_delay_seconds
@@ -132,6 +159,7 @@ class Pipeline:
         self._closing = False
         self.retrying = False
         self.last_failure: Failure | None = None
+        metrics.waiting_events.set_function(lambda: self._waiting_events)
 
     @property
     def waiting_events(self) -> int:
@@ -164,10 +192,11 @@ class Pipeline:
         dead_letters: Sequence[DeadLetter],
         arrived_ms: int,
         origin: Origin | None = None,
+        traced: Traced | None = None,
     ) -> "asyncio.Future[None]":
         """The same without waiting: for a source that looks at `has_room` itself before it fetches more."""
         async with self._changed:
-            return self._add(Submission(events, dead_letters, arrived_ms, origin))
+            return self._add(Submission(events, dead_letters, arrived_ms, origin, traced=traced))
 
     async def _put(self, submission: Submission) -> "asyncio.Future[None]":
         async with self._changed:
@@ -181,13 +210,16 @@ class Pipeline:
         self._waiting_events += len(submission.events) + len(submission.dead_letters)
         self._waiting_bytes += sum(len(event.line) for event in submission.events)
         self._waiting_bytes += sum(len(letter.record) for letter in submission.dead_letters)
+        self._metrics.consumed(
+            submission.topic, submission.by_type + Tally(map(_type_of, submission.dead_letters))
+        )
         self._changed.notify_all()
         return submission.stored
 
     async def run(self) -> None:
         """Stores batch after batch until `close`, and then what is left."""
         while batch := await self._gather():
-            await self._store(batch)
+            await self._store_traced(batch)
             for submission in batch:
                 if not submission.stored.done():
                     submission.stored.set_result(None)
@@ -212,6 +244,21 @@ class Pipeline:
             self._changed.notify_all()
             return batch
 
+    async def _store_traced(self, batch: Sequence[Submission]) -> None:
+        traced = [submission.traced for submission in batch if submission.traced is not None]
+        began = min((part.decode_began_ns for part in traced), default=None)
+        sizes = {
+            "openride.events": sum(len(submission.events) for submission in batch),
+            "openride.dead_letters": sum(len(submission.dead_letters) for submission in batch),
+        }
+        with self._tracing.span("ingest.batch", kind="consumer", attributes=sizes, start_ns=began) as span:
+            if began is not None:
+                ended = max(part.decode_ended_ns for part in traced)
+                self._tracing.past("ingest.decode", span, began, ended, {"openride.parts": len(traced)})
+            for part in traced:
+                part.batch = span
+            await self._store(batch)
+
     async def _store(self, batch: Sequence[Submission]) -> None:
         """Stores a batch, however long it takes: repeating it changes nothing."""
         events = sum(len(submission.events) for submission in batch)
@@ -235,14 +282,20 @@ class Pipeline:
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         self.retrying = False
         if self._publish is not None and letters:
-            await self._publish(letters)
+            with self._tracing.span("ingest.publish"):
+                await self._publish(letters)
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
+        by_type = Tally[str]()
+        for submission in batch:
+            by_type += submission.by_type - Tally(event.event_type for event in submission.refused)
         self._metrics.stored(
-            events=events - sum(len(submission.refused) for submission in batch),
+            by_type=by_type,
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        self._metrics.rejected_letters([(letter.reason, letter.topic or OVER_HTTP) for letter in letters])
+        self._metrics.rejected_letters(
+            [(_type_of(letter), letter.reason, letter.topic or OVER_HTTP) for letter in letters]
+        )
         # Where ids clash, a later event may be gone as well: the earliest time covers it.
         if events:
             await self._on_stored(min(event.at_ms for submission in batch for event in submission.events))
@@ -252,6 +305,7 @@ class Pipeline:
         refused = await store_events(
             self._warehouse,
             [(event, submission.arrived_ms) for submission in batch for event in submission.events],
+            self._tracing,
         )
         letters = [letter for submission in batch for letter in submission.dead_letters]
         if refused:
@@ -261,7 +315,14 @@ class Pipeline:
         return await store_dead_letters(self._warehouse, letters)
 
 
-async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]) -> list[Event]:
+def _type_of(letter: DeadLetter) -> str:
+    """What a refused record claims to be, if there is such an event: of other texts there are too many to count."""
+    return letter.event_type if letter.event_type in TYPES else UNKNOWN
+
+
+async def store_events(
+    warehouse: Warehouse, events: Sequence[tuple[Event, int]], tracing: Tracing = OFF
+) -> list[Event]:
     """Stores events (with their time of arrival), and settles ids that came with different contents.
 
     Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
@@ -269,10 +330,13 @@ async def store_events(warehouse: Warehouse, events: Sequence[tuple[Event, int]]
     """
     if not events:
         return []
-    refused = await _Insertion(warehouse).insert(events)
+    with tracing.span("ingest.insert"):
+        refused = await _Insertion(warehouse).insert(events)
     given = [event for event, _ in events if event.event_id is not None]
-    for start in range(0, len(given), _SETTLED_AT_ONCE):
-        await settle_clashes(warehouse, [event.id_text for event in given[start : start + _SETTLED_AT_ONCE]])
+    with tracing.span("ingest.settle"):
+        for start in range(0, len(given), _SETTLED_AT_ONCE):
+            some = given[start : start + _SETTLED_AT_ONCE]
+            await settle_clashes(warehouse, [event.id_text for event in some])
     return refused
 
 
@@ -372,6 +436,7 @@ async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Par
 _PARTS: Final = 64
 
 _CLASHING: Final = """
+-- clashes.find
 SELECT toString(event_id) AS id
 FROM event_ids
 WHERE {among}
@@ -393,6 +458,7 @@ WHERE event_id IN {ids:Array(UUID)}
 """
 
 _BURY_EVENTS: Final = f"""
+-- clashes.bury_events
 INSERT INTO events (event_type, event_id, event_timestamp, content_rank, is_deleted)
 SELECT DISTINCT event_type, event_id, event_timestamp, 18446744073709551615, 1
 {_LOSERS}
@@ -400,6 +466,7 @@ SELECT DISTINCT event_type, event_id, event_timestamp, 18446744073709551615, 1
 """
 
 _BURY_LOCATIONS: Final = f"""
+-- clashes.bury_locations
 INSERT INTO driver_locations (event_id, event_timestamp, driver_id, content_rank, is_deleted)
 SELECT DISTINCT event_id, event_timestamp, driver_id, 18446744073709551615, 1
 {_LOSERS}

@@ -173,6 +173,7 @@ class BookingsAnswer(AnswerHead, kw_only=True):
 # bookings created in the span: of these, the share that has the event by now. Value, seats and canceller of a booking are
 # those of its first such event in the span.
 _SQL: Final = """
+-- bookings.buckets
 WITH
     in_period AS
     (

@@ -219,6 +219,7 @@ class DriversAnswer(AnswerHead, kw_only=True):
 
 
 _SERIES: Final = """
+-- drivers.buckets
 SELECT
     {bucket} AS bucket,
     uniqExactIf(driver_id, on_trip) AS active_drivers,
@@ -275,6 +276,7 @@ _TRIPS: Final = """
 # By currency: how many drivers, what they earned, and for each percentile the two values it lies between (the same one
 # where it falls on a driver).
 _EARNINGS: Final = """
+-- drivers.earnings
 WITH {trips}
 SELECT
     currency,
@@ -297,6 +299,7 @@ GROUP BY currency
 """
 
 _TOP: Final = """
+-- drivers.top
 WITH {trips}
 SELECT
     toString(driver_id) AS driver,
@@ -316,6 +319,7 @@ _ORDERS: Final[dict[str, str]] = {
 
 # Each driver's first completed trip ever, if it is in the period, and the latest completion of any other trip.
 _RETENTION: Final = """
+-- drivers.retention
 WITH
     trips AS
     (

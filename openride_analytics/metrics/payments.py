@@ -250,6 +250,7 @@ _FATES: Final = """
 # initiated in the span, refund_rate those that succeeded in it. Amount and processing time of a payment are those of its first
 # success in the span; refunded_amount adds up refund events, of which a payment may have several.
 _SQL: Final = """
+-- payments.buckets
 WITH
     in_period AS
     (
@@ -333,6 +334,7 @@ GROUP BY bucket
 
 # The same counts by the value that each event itself carries. `what` says which breakdown a row belongs to.
 _BREAKDOWNS: Final = """
+-- payments.breakdowns
 WITH
     fates AS
     ({fates}

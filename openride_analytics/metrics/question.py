@@ -291,6 +291,7 @@ async def _newest(warehouse: Warehouse, table: str) -> int | None:
 _LOOK_BACK_HOURS: Final = (1, 24 * 32, 24 * 366 * 50)
 
 _NEWEST: Final = """
+-- freshness
 SELECT toUnixTimestamp64Milli(maxOrNull(event_timestamp)) AS newest_ms
 FROM {table} FINAL
 WHERE event_timestamp >= (SELECT max(event_timestamp) FROM {table}) - toIntervalHour({hours:UInt32})

@@ -104,6 +104,7 @@ class RealtimeAnswer(AnswerHead, kw_only=True):
 
 
 _SQL: Final = """
+-- realtime.window
 WITH
     fromUnixTimestamp64Milli({now:Int64}) AS this_instant,
     in_window AS
@@ -179,6 +180,7 @@ FROM in_window
 """
 
 _INGEST: Final = """
+-- realtime.ingest
 SELECT
     sumIf(events, stored_at > fromUnixTimestamp64Milli({now:Int64}) - INTERVAL 60 SECOND) / 60 AS events_per_second,
     if(

@@ -187,6 +187,7 @@ class RoutesAnswer(AnswerHead, kw_only=True):
 
 
 _COUNTS: Final = """
+-- routes.buckets
 SELECT
     {bucket} AS bucket,
     uniqExactIf(route_id, event_type = 'route.created') AS created,
@@ -210,6 +211,7 @@ _ACTIVE: Final = """
 """
 
 _PLACES: Final = """
+-- routes.places
 WITH
     active AS
     ({active}
@@ -280,6 +282,7 @@ _DEPARTURES: Final = """
 """
 
 _STANDING: Final = """
+-- routes.standing
 WITH
     active AS
     ({active}
@@ -292,6 +295,7 @@ SELECT
 
 # The routes most booked in the period. A booking belongs to the route of its first creation in the period.
 _POPULAR: Final = """
+-- routes.popular
 SELECT
     toString(route_id) AS route,
     count() AS bookings,
@@ -320,6 +324,7 @@ _ON_ROUTES: Final = "route_id IN {routes:Array(UUID)}"
 
 # What else is known of a few routes: name and places, revenue of the period's bookings, utilization.
 _DETAILS: Final = """
+-- routes.details
 WITH
     {departures},
     booked AS

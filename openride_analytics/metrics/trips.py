@@ -150,6 +150,7 @@ class TripsAnswer(AnswerHead, kw_only=True):
 
 # Each trip by its first event of a type in the span. A trip both cancelled and completed in the span is completed.
 _SQL: Final = """
+-- trips.buckets
 WITH
     in_period AS
     (

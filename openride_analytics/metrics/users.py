@@ -170,6 +170,7 @@ class UsersAnswer(AnswerHead, kw_only=True):
 
 
 _ACTIVE: Final = """
+-- users.active
 SELECT
     {bucket} AS bucket,
     uniqExact(user_id) AS active_users
@@ -180,6 +181,7 @@ GROUP BY bucket
 
 # The last local day of the period, and the 7 and 30 days ending with it. `days` are the starts of those 30.
 _RECENT: Final = """
+-- users.recent
 SELECT
     uniqExactIf(user_id, event_timestamp >= fromUnixTimestamp64Milli({day:Int64})) AS dau,
     uniqExactIf(user_id, event_timestamp >= fromUnixTimestamp64Milli({week:Int64})) AS wau,
@@ -190,6 +192,7 @@ WHERE {kept}
 """
 
 _REGISTERED: Final = """
+-- users.registered
 SELECT
     {bucket} AS bucket,
     uniqExact(user_id) AS registrations
@@ -202,6 +205,7 @@ GROUP BY bucket
 
 # The state before the period's end: who had joined, who was a driver by then, verified, with an active route.
 _STANDING: Final = """
+-- users.standing
 WITH
     drivers AS
     (

@@ -43,3 +43,5 @@ def configure(settings: Log) -> None:
     logging.getLogger("openride_analytics").setLevel(level)
     # asynch logs each refused connection; the service reports its warehouse's state itself.
     logging.getLogger("asynch").setLevel(logging.ERROR)
+    # As do those of the collector of traces, where the service says so once.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)

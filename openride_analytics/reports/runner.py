@@ -12,6 +12,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
@@ -23,9 +24,11 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from openride_analytics.config import Config
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.reports import content, message, runs, sending
 from openride_analytics.reports.content import BadOrder, Order, RenderingFailed, Report
 from openride_analytics.reports.files import FilesUnavailable, ReportFiles
@@ -80,6 +83,7 @@ class Runner:
         files: ReportFiles,
         links: Links,
         metrics: Metrics,
+        tracing: Tracing = OFF,
     ) -> None:
         self.links = links
         self.files = files
@@ -87,6 +91,7 @@ class Runner:
         self._warehouse = warehouse
         self._config = config
         self._metrics = metrics
+        self._tracing = tracing
         self._makers = set[asyncio.Task[None]]()
         self._deliverers = set[asyncio.Task[None]]()
         self._ticks = set[asyncio.Task[None]]()
@@ -141,7 +146,8 @@ class Runner:
 
     def _work(self, places: set[asyncio.Task[None]], wanted: int, *, to_make: bool) -> None:
         while len(places) < wanted and not self._stopping:
-            task = asyncio.create_task(self._take_up(to_make=to_make), name="reports")
+            # In a context of its own: what is logged there is about no request that has woken it.
+            task = asyncio.create_task(self._take_up(to_make=to_make), name="reports", context=Context())
             places.add(task)
             task.add_done_callback(places.discard)
 
@@ -153,7 +159,13 @@ class Runner:
                 run = await runs.claim(self._pool, timedelta(seconds=HOLD_SECONDS), to_make=to_make)
                 if run is None:
                     return
-                await self._held(run, self._make if to_make else self._deliver)
+                name = "report.make" if to_make else "report.deliver"
+                about = {"openride.report_id": str(run.report_id)}
+                with (
+                    bound_contextvars(report_id=str(run.report_id)),
+                    self._tracing.span(name, attributes=about),
+                ):
+                    await self._held(run, self._make if to_make else self._deliver)
             except LostRun:
                 log.warning("report_run_lost", report_id=str(run and run.report_id))
             except POSTGRES_AWAY as error:
@@ -194,7 +206,8 @@ class Runner:
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="openride-report-"))
         try:
             async with asyncio.timeout(_MAKE_SECONDS):
-                report = await content.make(self._warehouse, self._order(run), folder)
+                with self._metrics.report_make_seconds.time():
+                    report = await content.make(self._warehouse, self._order(run), folder)
                 if report.empty and run.definition.when_empty == "skip":
                     await runs.store_skipped(self._pool, run)
                     self._metrics.report_runs.labels("skipped").inc()
@@ -276,8 +289,10 @@ class Runner:
             return
         message_id, secret = begun
         delivery = msgspec.structs.replace(delivery, attempts=delivery.attempts + 1)
+        about = {"openride.kind": delivery.kind, "openride.attempt": delivery.attempts}
         try:
-            await self._hand_over(run, report, delivery, message_id, secret or "")
+            with self._tracing.span("report.delivery", kind="client", attributes=about):
+                await self._hand_over(run, report, delivery, message_id, secret or "")
         except DeliveryFailed as error:
             await self._not_delivered(run, delivery, error)
             return

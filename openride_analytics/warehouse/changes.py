@@ -26,7 +26,9 @@ async def mutate(
     warehouse: Warehouse, table: str, change: str, parameters: Parameters | None = None, *, say: Say
 ) -> None:
     """`ALTER TABLE table change`, to its end. Raises `QueryTooLong` after hours, and what `Warehouse` raises."""
-    await warehouse.execute(f"ALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters)
+    await warehouse.execute(
+        f"-- changes.mutate\nALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters
+    )
     # Those that others have submitted come first in any case: the table's mutations are carried out in order.
     ours = [row["mutation_id"] for row in await warehouse.query_hosts(_UNFINISHED, {"table": table})]
 
@@ -80,6 +82,7 @@ async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say:
 
 
 _UNFINISHED: Final = """
+-- changes.unfinished
 SELECT mutation_id, toInt64(parts_to_do) AS parts, latest_fail_reason AS reason
 FROM system.mutations
 WHERE database = {stored_in:String} AND table = {table:String} AND NOT is_done
@@ -87,12 +90,14 @@ ORDER BY create_time, mutation_id
 """
 
 _INSERTING: Final = """
+-- changes.inserting
 SELECT query_id
 FROM system.processes
 WHERE current_database = currentDatabase() AND query_kind = 'Insert'
 """
 
 _MONTHS: Final = """
+-- changes.months
 SELECT DISTINCT partition AS month
 FROM system.parts
 WHERE database = {stored_in:String} AND table = {table:String} AND active

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from openride_analytics.ops.metrics import PoolUse
 from openride_analytics.warehouse import (
     SETTINGS,
     Block,
@@ -63,6 +64,7 @@ class EmbeddedWarehouse:
         self._local = threading.local()
         self._sessions: list[Session] = []
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="warehouse")
+        self._calls = 0
         self._streams = asyncio.Semaphore(_STREAMS)
 
     @property
@@ -157,6 +159,11 @@ class EmbeddedWarehouse:
     async def create_database(self) -> None:
         """See `Warehouse.create_database`: each session makes sure of it."""
 
+    def use(self) -> PoolUse:
+        """How the threads are used just now."""
+        used = min(self._calls, _THREADS)
+        return PoolUse(used, _THREADS - used, _THREADS, self._calls - used)
+
     async def close(self) -> None:
         """See `Warehouse.close`."""
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
@@ -168,7 +175,11 @@ class EmbeddedWarehouse:
         loop = asyncio.get_running_loop()
         with self._failures():
             async with asyncio.timeout(timeout_seconds + 1):  # the engine's own limit comes first
-                result = await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
+                self._calls += 1
+                try:
+                    result = await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
+                finally:
+                    self._calls -= 1
         return result
 
     @staticmethod

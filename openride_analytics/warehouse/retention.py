@@ -25,12 +25,14 @@ _DELETE_ONLY: Final = {
 _MOVED: Final = frozenset({"events", "driver_locations"})
 
 _TABLES: Final = """
+-- ttl.tables
 SELECT name, create_table_query, storage_policy
 FROM system.tables
 WHERE database = {stored_in:String} AND name IN {names:Array(String)}
 """
 
 _POLICIES: Final = """
+-- ttl.policies
 SELECT policy_name, groupArray(volume_name) AS volumes
 FROM system.storage_policies
 GROUP BY policy_name
@@ -52,14 +54,18 @@ async def apply(warehouse: Warehouse, retention: Retention) -> list[str]:
         policy = on_hosts[0]["storage_policy"]
         if retention.hot_days and name in _MOVED and (cold := _cold_policy(policy, policies)):
             if any(table["storage_policy"] != cold for table in on_hosts):
-                await warehouse.execute(f"ALTER TABLE {name} MODIFY SETTING storage_policy = '{cold}'")
+                await warehouse.execute(
+                    f"-- ttl.apply\nALTER TABLE {name} MODIFY SETTING storage_policy = '{cold}'"
+                )
             rules.append(f"{time} + toIntervalDay({retention.hot_days}) TO VOLUME 'cold'")
         if retention.cold_days:
             rules.append(f"{time} + toIntervalDay({retention.cold_days}){_DELETE_ONLY.get(name, '')}")
         wanted = ", ".join(rules)
         if all(_ttl(table["create_table_query"]) == wanted for table in on_hosts):
             continue
-        await warehouse.execute(f"ALTER TABLE {name} {f'MODIFY TTL {wanted}' if wanted else 'REMOVE TTL'}")
+        await warehouse.execute(
+            f"-- ttl.apply\nALTER TABLE {name} {f'MODIFY TTL {wanted}' if wanted else 'REMOVE TTL'}"
+        )
         changed.append(name)
     return changed
 

@@ -18,6 +18,7 @@ from asynch.proto.context import ExecuteContext
 from asynch.proto.protocol import ServerPacket
 
 from openride_analytics.config import ConfigError
+from openride_analytics.ops.metrics import PoolUse
 from openride_analytics.warehouse import (
     SETTINGS,
     UNKNOWN_TABLE,
@@ -123,6 +124,8 @@ class ServerWarehouse:
         self._insert_timeout = insert_timeout_seconds
         self._places = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
+        self._waiting = 0
+        self._used = 0
         self._idle: list[_Connection] = []
 
     @property
@@ -232,6 +235,10 @@ class ServerWarehouse:
             )
         return bool(databases == 2 * hosts)
 
+    def use(self) -> PoolUse:
+        """How the connections are used just now."""
+        return PoolUse(self._used, len(self._idle), self._max_connections, self._waiting)
+
     async def close(self) -> None:
         """See `Warehouse.close`."""
         with contextlib.suppress(TimeoutError):
@@ -243,14 +250,19 @@ class ServerWarehouse:
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        self._waiting += 1
         try:
             async with asyncio.timeout(_PLACE_TIMEOUT_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
             raise WarehouseUnavailable("all connections are busy") from None
+        finally:
+            self._waiting -= 1
+        self._used += 1
         try:
             yield
         finally:
+            self._used -= 1
             self._places.release()
 
     @contextlib.asynccontextmanager
@@ -291,6 +303,7 @@ class ServerWarehouse:
 
 
 _HOSTS: Final = """
+-- cluster.hosts
 SELECT shard_num, host_name, port
 FROM system.clusters
 WHERE cluster = {cluster:String}
@@ -298,6 +311,7 @@ ORDER BY shard_num, replica_num
 """
 
 _LAID_OUT: Final = """
+-- cluster.laid_out
 SELECT
     (SELECT count() FROM system.one) AS hosts,
     count() AS databases,

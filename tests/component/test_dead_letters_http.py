@@ -262,7 +262,8 @@ async def test_prometheus_gets_rejects_by_reason_and_topic_and_replays_by_outcom
     text = (await app.get("/metrics")).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     rejected = [sample for sample in samples if sample.name == "openride_events_rejected_total"]
-    assert {"reason": "unknown_event_type", "topic": "http"} in [sample.labels for sample in rejected]
+    labels = {"event_type": "unknown", "reason": "unknown_event_type", "topic": "http"}
+    assert labels in [sample.labels for sample in rejected]
     replayed = [sample for sample in samples if sample.name == "openride_dead_letters_replayed_total"]
     assert {"outcome": "rejected"} in [sample.labels for sample in replayed]
 

@@ -12,6 +12,7 @@ from openride_analytics import postgres
 from openride_analytics.cache import MemoryCache
 from openride_analytics.jobs import Jobs
 from openride_analytics.migrations import load
+from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 
@@ -31,7 +32,7 @@ async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 def instance(pool: "asyncpg.Pool[asyncpg.Record]") -> Jobs:
     """The jobs of one instance."""
-    return Jobs(pool, create_autospec(Warehouse, instance=True), MemoryCache())
+    return Jobs(pool, create_autospec(Warehouse, instance=True), MemoryCache(), Metrics())
 
 
 async def test_of_two_instances_one_runs_a_due_time(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
@@ -106,7 +107,7 @@ async def test_the_job_of_the_night_removes_what_came_of_an_erased_user(
 ) -> None:
     cache = MemoryCache()
     await cache.put("question", b"answer", 60)
-    jobs = Jobs(pool, embedded_warehouse, cache)
+    jobs = Jobs(pool, embedded_warehouse, cache, Metrics())
     user = {"user": "d0000000-0000-4000-8000-000000000001"}
     for statement in (
         "INSERT INTO erased_users SELECT {user:UUID}, now64(3)",

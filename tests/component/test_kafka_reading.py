@@ -24,6 +24,7 @@ from openride_analytics.ingest.kafka import KafkaSource, PartitionState
 from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.ops.metrics import Metrics
+from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from tests.integration.streaming import EventTopics
@@ -44,14 +45,19 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Reading:
     """A source at work on one topic, into a real store."""
 
-    def __init__(self, settings: Kafka, warehouse: Warehouse) -> None:
+    def __init__(self, settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF) -> None:
         config = Config(kafka=settings, retention=Retention(hot_days=0, cold_days=0))
         self.metrics = Metrics()
         self.warehouse = warehouse
         self.pipeline = Pipeline(
-            warehouse, self.metrics, max_batch_events=10_000, max_delay_seconds=0.02, on_stored=_nothing
+            warehouse,
+            self.metrics,
+            max_batch_events=10_000,
+            max_delay_seconds=0.02,
+            on_stored=_nothing,
+            tracing=tracing,
         )
-        self.source = KafkaSource(config, Dialects(settings), self.pipeline, self.metrics)
+        self.source = KafkaSource(config, Dialects(settings), self.pipeline, self.metrics, tracing)
 
     async def stored(self) -> set[str]:
         rows = await self.warehouse.query("SELECT toString(event_id) AS id FROM events FINAL")
@@ -92,8 +98,8 @@ async def _nothing(earliest_ms: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def reading(settings: Kafka, warehouse: Warehouse) -> AsyncIterator[Reading]:
-    work = Reading(settings, warehouse)
+async def reading(settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF) -> AsyncIterator[Reading]:
+    work = Reading(settings, warehouse, tracing)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(work.pipeline.run())
         source = tasks.create_task(work.source.run())
@@ -196,6 +202,27 @@ class TestWhatABrokerHandsOver:
                 (topic.name, 0, 1, "invalid_json"),
             ]
             assert work.metrics.rejected_by_reason() == {"invalid_json": 2}
+
+    async def test_what_is_read_is_counted_by_topic_and_what_is_not_stored_yet_is_the_lag(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        sent = await topic.send(5)
+        await topic.send_raw(b"{")
+        consumed, place = "openride_events_consumed_total", {"topic": topic.name, "partition": "0"}
+        async with reading(topic.settings, embedded_warehouse) as work:
+            await work.until_stored(sent)
+            await work.until_committed({0: 6})
+            assert work.count(consumed, topic=topic.name, event_type="booking.created") == 5
+            assert work.count(consumed, topic=topic.name, event_type="unknown") == 1
+            labels = {"topic": topic.name, "reason": "invalid_json", "event_type": "unknown"}
+            assert work.count("openride_events_rejected_total", **labels) == 1
+            assert 1 <= work.count("openride_decode_seconds_count") <= 6
+
+            async def measured() -> bool:
+                return work.metrics.registry.get_sample_value("openride_consumer_lag_events", place) == 0
+
+            await until(measured, "measure its lag")
+            assert work.metrics.registry.get_sample_value("openride_consumer_lag_seconds", place) == 0
 
     async def test_only_committed_transactions_are_read_and_their_marks_are_no_lag_and_no_loss(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse

@@ -164,6 +164,20 @@ async def test_a_new_file_is_pending_until_it_is_applied(
     assert await pending(pool, warehouse) == []
 
 
+async def test_the_version_before_runs_on_the_tables_of_a_newer_one(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, folder: Path
+) -> None:
+    """An update may be undone."""
+    newer = [folder / store / "9001_more.sql" for store in ("postgres", "clickhouse")]
+    for file in newer:
+        file.write_text("SELECT 1;\n", encoding="utf-8")
+    await migrate(pool, warehouse)
+    for file in newer:
+        file.unlink()
+    assert await pending(pool, warehouse) == []
+    assert await migrate(pool, warehouse) == []
+
+
 @pytest.mark.parametrize("store", ["postgres", "clickhouse"])
 async def test_a_file_that_was_changed_after_it_was_applied_stops_the_start(
     pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, folder: Path, store: str

@@ -110,7 +110,13 @@ class Running:
         return await self.pipeline.put(decoded(events), dead_letters, 0)
 
     def counted(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+        """A sample's value, summed over the labels that are not given."""
+        return sum(
+            sample.value
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and sample.labels.items() >= labels.items()
+        )
 
     async def _on_stored(self, earliest_ms: int) -> None:
         self.batches_stored += 1

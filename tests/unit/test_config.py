@@ -236,3 +236,15 @@ def test_the_repositorys_file_lists_every_setting_with_its_default() -> None:
     assert head.strip().startswith("#")
     listed = tomllib.loads(separator + re.sub(r"^# ?", "", settings, flags=re.MULTILINE))
     assert listed == msgspec.json.decode(msgspec.json.encode(Config()))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["collector:4318", "http://127.0.0.1:4318", "grpc://127.0.0.1/v1/traces"]
+)
+def test_a_collector_of_traces_needs_its_whole_address(endpoint: str) -> None:
+    assert complaint(None, {"OPENRIDE_TRACING__ENDPOINT": endpoint}).startswith("tracing.endpoint: ")
+
+
+def test_the_address_of_a_collector_of_traces_is_shown_without_its_password() -> None:
+    config = load(None, {"OPENRIDE_TRACING__ENDPOINT": "http://me:hunter2@127.0.0.1:4318/v1/traces"})
+    assert "hunter2" not in json.dumps(without_secrets(config))

@@ -1,5 +1,6 @@
 """What is shipped besides the code: pins, wheel, image and the servers started around it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from openride_analytics.ops import probe
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -115,7 +118,8 @@ def test_the_image_runs_as_a_numeric_user_who_is_not_root() -> None:
 
 def test_the_image_checks_its_own_liveness_and_stops_gently() -> None:
     (healthcheck,) = instructions("HEALTHCHECK")
-    assert "http://127.0.0.1:8097/health/live" in healthcheck
+    *_, file = json.loads(instructions("CMD")[0])
+    assert json.loads(healthcheck.partition("CMD ")[2]) == ["python", "-m", probe.__name__, file]
     assert instructions("EXPOSE") == ["8097"]
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
     assert instructions("ENTRYPOINT") == ['["openride-analytics"]']
