@@ -79,9 +79,16 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
             applied.append(f"postgres/{migration.name}")
 
         await warehouse.create_database()
-        await warehouse.execute(_CLICKHOUSE_TABLE)
+        hosts = {row["name"]: row["hosts"] for row in await warehouse.query_hosts(_CLICKHOUSE_HOSTS)}
+        # A host that has joined a cluster has none of the tables: they are made where they are missing.
+        everywhere_alike = len(set(hosts.values())) == 1
+        if not (everywhere_alike and "schema_migrations" in hosts):
+            await warehouse.execute(CLICKHOUSE_TABLE)
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
-        for migration in _missing(load("clickhouse"), known):
+        missing = _missing(load("clickhouse"), known)
+        if not everywhere_alike:
+            missing = load("clickhouse")
+        for migration in missing:
             for statement in migration.statements:
                 await warehouse.execute(f"-- migrations.apply\n{statement}")
             await warehouse.execute(
@@ -131,7 +138,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 """
 
-_CLICKHOUSE_TABLE: Final = """
+CLICKHOUSE_TABLE: Final = """
 -- migrations.table
 CREATE TABLE IF NOT EXISTS schema_migrations
 (
@@ -142,6 +149,20 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 ENGINE = ReplacingMergeTree
 ORDER BY version
+"""
+
+# How many hosts there are, and how many of them have each table.
+_CLICKHOUSE_HOSTS: Final = """
+-- migrations.hosts
+SELECT '' AS name, count() AS hosts
+FROM system.one
+
+UNION ALL
+
+SELECT name, count() AS hosts
+FROM system.tables
+WHERE database = {stored_in:String}
+GROUP BY name
 """
 
 _CLICKHOUSE_KNOWN: Final = """
