@@ -86,10 +86,10 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
             await warehouse.execute(CLICKHOUSE_TABLE)
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
         missing = _missing(load("clickhouse"), known)
-        if not everywhere_alike:
-            missing = load("clickhouse")
-        for migration in missing:
+        for migration in missing if everywhere_alike else load("clickhouse"):
             for statement in migration.statements:
+                if migration.version in known and _fills_tables(statement):
+                    continue
                 await warehouse.execute(f"-- migrations.apply\n{statement}")
             await warehouse.execute(
                 "-- migrations.record\nINSERT INTO schema_migrations (version, name, checksum)"
@@ -117,6 +117,11 @@ def _missing(migrations: list[Migration], known: dict[int, str]) -> list[Migrati
                 "into a new one"
             )
     return [migration for migration in migrations if migration.version not in known]
+
+
+def _fills_tables(statement: str) -> bool:
+    """Whether it is about rows: once is enough, as a host that joins has none or those of its replicas."""
+    return _COMMENTS.sub("", statement).lstrip().startswith("INSERT")
 
 
 def _folder() -> Path:

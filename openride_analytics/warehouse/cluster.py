@@ -20,8 +20,12 @@ from typing import Final
 
 from openride_analytics.warehouse import StatementRefused, quoted
 
-BY_EVENT: Final = frozenset({"events", "driver_locations", "event_ids"})
-"""Tables whose rows lie side by side with those of the same `event_id`: mutations of one may look into the others."""
+BY_EVENT: Final = frozenset({"events", "driver_locations", "event_ids", "histories", "buried", "facts"})
+"""Tables whose rows lie side by side with those of the same `event_id`."""
+
+BESIDE: Final = frozenset({"events", "driver_locations", "event_ids"})
+"""Those of them that mutations of the others look into by the event: into the rows of the same shard. All other tables are
+asked on all shards: what there is of a booking, payment or trip in `histories` lies on several."""
 
 LANDING: Final = frozenset({"incoming"})
 """Tables that keep nothing: views of them run where the insert came in, all other views where the rows are stored."""
@@ -121,13 +125,17 @@ class Cluster:
             return [self._view(verb, name, rest)]
         if name in LANDING:
             return [self._about(verb, self.database, name, rest)]
-        if _OF_COLUMNS.match(rest):
-            both = (self.shard_database, self.database)
-            return [self._about(verb, database, name, rest) for database in both]
-        return [self._of_rows(verb, name, rest)]
+        placed = [self._of_rows(verb, name, rest)]
+        # The other changes of the same statement (a new column becomes part of the key) are of the rows alone.
+        if columns := [change for change in _changes(rest) if _OF_COLUMNS.match(change)]:
+            placed.append(self._about(verb, self.database, name, ",".join(columns)))
+        return placed
 
     def _of_rows(self, verb: str, name: str, rest: str) -> str:
-        return self._about(verb, self.shard_database, name, self._named(rest, beside=BY_EVENT))
+        named = self._named(rest, beside=BESIDE if name in BY_EVENT else frozenset())
+        # Mutations are carried out without the settings of who asks for them: `distributed_product_mode` is none of theirs.
+        everywhere = _outside_strings(named, lambda piece: _IN_SUBQUERY.sub(r"GLOBAL \g<0>", piece))
+        return self._about(verb, self.shard_database, name, everywhere)
 
     def _table(self, verb: str, name: str, rest: str) -> list[str]:
         if name in LANDING and re.search(r"\bENGINE = Null\b", rest):
@@ -200,9 +208,10 @@ _ENGINE: Final = re.compile(r"\bENGINE = (?P<name>\w*MergeTree)(?:\((?P<argument
 _SORTING_KEY: Final = re.compile(
     r"^ORDER BY (?:\((?P<columns>(?:[^()]|\([^()]*\))*)\)|(?P<column>.+))$", re.MULTILINE
 )
-_OF_COLUMNS: Final = re.compile(r"\s+(ADD|DROP|MODIFY|ALTER|RENAME|CLEAR|COMMENT) COLUMN\b")
+_OF_COLUMNS: Final = re.compile(r"\s*(ADD|DROP|MODIFY|ALTER|RENAME|CLEAR|COMMENT) COLUMN\b")
 # A table's name, but no function (table functions, and what ARRAY JOIN takes apart) and no name with a database.
 _TABLES: Final = re.compile(r"(?P<before>(?:\bFROM|(?<!ARRAY )\bJOIN)\s+)(?P<name>\w+)\b(?!\s*[(.])")
+_IN_SUBQUERY: Final = re.compile(r"\b(?:NOT )?IN\s*\(\s*SELECT\b")
 _STRINGS: Final = re.compile(r"('(?:[^'\\]|\\.)*')", re.DOTALL)
 _STRINGS_AND_COMMENTS: Final = re.compile(rf"{_STRINGS.pattern}|\s*--[^\n]*", re.DOTALL)
 
@@ -210,6 +219,18 @@ _STRINGS_AND_COMMENTS: Final = re.compile(rf"{_STRINGS.pattern}|\s*--[^\n]*", re
 def _without_comments(statement: str) -> str:
     text = _STRINGS_AND_COMMENTS.sub(lambda found: found[1] or "", statement)
     return re.sub(r"\n\s*\n", "\n", text)
+
+
+def _changes(rest: str) -> list[str]:
+    """The parts of an ALTER, as its commas outside of brackets and strings part them."""
+    found, depth, start = [], 0, 0
+    blanked = _STRINGS.sub(lambda string: "'" * len(string[0]), rest)
+    for place, sign in enumerate(blanked):
+        depth += (sign == "(") - (sign == ")")
+        if sign == "," and not depth:
+            found.append(rest[start:place])
+            start = place + 1
+    return [*found, rest[start:]]
 
 
 def _outside_strings(text: str, change: Callable[[str], str]) -> str:

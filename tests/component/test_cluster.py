@@ -3,14 +3,19 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
-from openride_analytics import postgres
+from openride_analytics import postgres, rebuild
+from openride_analytics.cache import MemoryCache
 from openride_analytics.checks import check_servers
 from openride_analytics.config import ClickHouse, Config, ConfigError, Retention
+from openride_analytics.erasure import erase
+from openride_analytics.ingest import pipeline
+from openride_analytics.ingest.facts import derive_missing
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.migrations import load, migrate, pending
 from openride_analytics.warehouse import WarehouseUnavailable, retention
@@ -19,16 +24,28 @@ from openride_analytics.warehouse.server import ServerWarehouse
 from tests.component import test_erasure, test_rebuild
 from tests.component.test_erasure import INSERT_SLOWLY, RUNNING, USER
 from tests.component.test_pipeline import bookings, expected_keys
-from tests.samples import full
-from tests.servers.clickhouse_cluster import CLUSTER, PAIR, ClickHouseCluster
+from tests.samples import Sample, full
+from tests.servers.clickhouse_cluster import CLUSTER, PAIR, TABLES, ClickHouseCluster
 from tests.stores import create_tables, store
 from tests.traces import traces_of
 
 ALL = [f"{store}/{migration.name}" for store in ("postgres", "clickhouse") for migration in load(store)]
-TABLES = """
+IN_DATABASES = """
 SELECT database = {stored_in:String} AS holds_rows, name, engine
 FROM system.tables
 WHERE database IN {databases:Array(String)}
+"""
+# Of every table, on each host in both databases.
+COLUMNS = """
+SELECT table AS name, groupArray((name, type)) AS types
+FROM
+(
+    SELECT hostName() AS host, tcpPort() AS port, database, table, name, type
+    FROM system.columns
+    ORDER BY name
+)
+WHERE database IN {databases:Array(String)} AND table = 'event_ids'
+GROUP BY host, port, database, table
 """
 SHARDS_OF = """
 SELECT shardNum() AS shard, toString(event_id) AS id
@@ -67,10 +84,10 @@ async def on_host(servers: ClickHouseCluster, database: str, shard: int) -> Asyn
 
 @pytest_asyncio.fixture
 async def other(
-    clickhouse_cluster: ClickHouseCluster, cluster_database: str, cluster_warehouse: ServerWarehouse
+    clickhouse_cluster: ClickHouseCluster, cluster_warehouse: ServerWarehouse
 ) -> AsyncIterator[ServerWarehouse]:
     """The same warehouse by way of the other host."""
-    warehouse = connected(clickhouse_cluster, cluster_database, shard=1)
+    warehouse = connected(clickhouse_cluster, TABLES, shard=1)
     yield warehouse
     await warehouse.close()
 
@@ -81,6 +98,13 @@ async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
     pool = await postgres.connect(postgres_url)
     yield pool
     await postgres.close(pool)
+
+
+@pytest.fixture(autouse=True)
+def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for a few dozen ids; each part costs a query."""
+    for module in (pipeline, rebuild):
+        monkeypatch.setattr(module, "_PARTS", 3)
 
 
 class TestMigrations:
@@ -96,15 +120,18 @@ class TestMigrations:
         assert await migrate(pool, second) == []
 
         names = [cluster_database, f"{cluster_database}_shard"]
-        tables = await first.query_hosts(TABLES, {"databases": names})
-        kinds = {(row["name"], row["engine"]) for row in tables if row["holds_rows"]}
+        tables = await first.query_hosts(IN_DATABASES, {"databases": names})
+        engines = {(row["name"], row["engine"]) for row in tables if row["holds_rows"]}
+        views = {(name, engine) for name, engine in engines if engine == "MaterializedView"}
+        assert {name for name, _ in views} == {"events_to_histories"}
+        kinds = engines - views
         assert ("events", "ReplacingMergeTree") in kinds
         assert ("ingest_log", "MergeTree") in kinds
         assert {engine for _, engine in kinds} == {"ReplacingMergeTree", "MergeTree"}
         whole = {(row["name"], row["engine"]) for row in tables if not row["holds_rows"]}
         assert {name for name, engine in whole if engine == "Distributed"} == {name for name, _ in kinds}
         assert {engine for _, engine in whole} == {"Distributed", "Null", "MaterializedView"}
-        assert len(tables) == 2 * len(kinds | whole)
+        assert len(tables) == 2 * (len(kinds) + len(views) + len(whole))
         await first.close()
         await second.close()
 
@@ -121,6 +148,8 @@ class TestMigrations:
                 await host.execute(f"DROP DATABASE {name} SYNC")
         assert set(await migrate(pool, warehouse)) == {name for name in ALL if "clickhouse" in name}
         assert await migrate(pool, warehouse) == []
+        columns = await warehouse.query_hosts(COLUMNS, {"databases": [cluster_database, warehouse.stored_in]})
+        assert len({(row["name"], *row["types"]) for row in columns}) == len(columns) / 4
         await store(warehouse, bookings(50))
         assert len(await warehouse.query("SELECT * FROM events FINAL")) == 50
         await warehouse.close()
@@ -130,16 +159,18 @@ class TestMigrations:
         pool: "asyncpg.Pool[asyncpg.Record]",
         clickhouse_cluster: ClickHouseCluster,
         cluster_database: str,
-        cluster_warehouse: ServerWarehouse,
     ) -> None:
         """Rows stored before would not be found by what comes again: it would count twice."""
+        warehouse = connected(clickhouse_cluster, cluster_database)
+        await warehouse.create_database()
         for shard in (0, 1):
             async with on_host(clickhouse_cluster, f"{cluster_database}_shard", shard) as host:
                 await host.execute(
                     f"ALTER DATABASE {cluster_database}_shard MODIFY COMMENT '3 shards'",
                 )
         with pytest.raises(ConfigError, match=r"has 2 shards now"):
-            await migrate(pool, cluster_warehouse)
+            await migrate(pool, warehouse)
+        await warehouse.close()
 
     async def test_check_config_says_how_large_the_cluster_is(
         self, clickhouse_cluster: ClickHouseCluster, cluster_database: str, capsys: pytest.CaptureFixture[str]
@@ -207,7 +238,7 @@ class TestRows:
         await store(cluster_warehouse, events)
         await store(other, moved)
         shards: dict[str, set[int]] = {}
-        for table in ("events", "driver_locations", "event_ids"):
+        for table in ("events", "driver_locations", "event_ids", "histories", "facts"):
             rows = await other.query(SHARDS_OF.replace("{table}", table))
             assert {row["shard"] for row in rows} == {1, 2}, table
             for row in rows:
@@ -219,7 +250,7 @@ class TestRows:
     async def test_what_is_stored_is_there_by_either_host_at_once(
         self, cluster_warehouse: ServerWarehouse, other: ServerWarehouse
     ) -> None:
-        for number in range(10):
+        for number in range(3):
             await store(cluster_warehouse, bookings(20 * (number + 1)))
             assert len(await other.query("SELECT * FROM events FINAL")) == 20 * (number + 1)
 
@@ -241,6 +272,7 @@ class TestRows:
         await cluster_warehouse.execute("TRUNCATE TABLE types")
         await store(cluster_warehouse, bookings(120))
         assert await cluster_warehouse.query("SELECT * FROM types") == []
+        await cluster_warehouse.execute("DROP TABLE types SYNC")
 
     async def test_a_summary_of_all_shards_is_made_and_stored_once(
         self, cluster_warehouse: ServerWarehouse
@@ -252,6 +284,7 @@ class TestRows:
             "INSERT INTO types SELECT event_type, count() FROM events FINAL GROUP BY event_type"
         )
         assert await cluster_warehouse.query("SELECT ids FROM types") == [{"ids": 100}]
+        await cluster_warehouse.execute("DROP TABLE types SYNC")
 
 
 # How often a type was stored, by the views of each shard.
@@ -280,17 +313,16 @@ class TestMoving:
         self, clickhouse_cluster: ClickHouseCluster, cluster_database: str, cluster_warehouse: ServerWarehouse
     ) -> None:
         rivals = test_rebuild.rivals()
-        single = f"{cluster_database}_single"
-        async with on_host(clickhouse_cluster, single, 0) as before:
-            await before.create_database()
+        async with on_host(clickhouse_cluster, cluster_database, 0) as before:
             await create_tables(before)
             await store(before, [*rivals[:20], *bookings(100)], batches=2)
             await store(cluster_warehouse, rivals[20:])
             for _ in range(2):  # it may be repeated
                 for table in COPIED:
-                    await cluster_warehouse.execute(f"INSERT INTO {table} SELECT * FROM {single}.{table}")
+                    await cluster_warehouse.execute(
+                        f"INSERT INTO {table} SELECT * FROM {cluster_database}.{table}"
+                    )
             await settle_all_clashes(cluster_warehouse)
-            await before.execute(f"DROP DATABASE {single} SYNC")
         assert await test_rebuild.keys(cluster_warehouse) == expected_keys([*rivals, *bookings(100)])
         await store(cluster_warehouse, [*bookings(100), *rivals])
         assert await test_rebuild.keys(cluster_warehouse) == expected_keys([*rivals, *bookings(100)])
@@ -298,7 +330,7 @@ class TestMoving:
 
 COPIED = (
     "erased_users",
-    *("events", "driver_locations", "event_ids"),
+    *("events", "driver_locations", "event_ids", "buried"),
     *("dead_letters", "dead_letter_replays"),
 )
 
@@ -307,13 +339,15 @@ class TestAShardThatIsNotAsItShould:
     """Of a batch the part for another shard gets through: the rest must not be taken for what cannot be stored."""
 
     async def test_events_for_one_without_its_tables_are_kept_back(
-        self, clickhouse_cluster: ClickHouseCluster, cluster_database: str, cluster_warehouse: ServerWarehouse
+        self, clickhouse_cluster: ClickHouseCluster, cluster_warehouse: ServerWarehouse
     ) -> None:
-        async with on_host(clickhouse_cluster, f"{cluster_database}_shard", 1) as host:
+        async with on_host(clickhouse_cluster, f"{TABLES}_shard", 1) as host:
             await host.execute("RENAME TABLE events TO away")
-            with pytest.raises(WarehouseUnavailable):
-                await store(cluster_warehouse, bookings(30))
-            await host.execute("RENAME TABLE away TO events")
+            try:
+                with pytest.raises(WarehouseUnavailable):
+                    await store(cluster_warehouse, bookings(30))
+            finally:
+                await host.execute("RENAME TABLE away TO events")
         await store(cluster_warehouse, bookings(30))
         assert len(await cluster_warehouse.query("SELECT * FROM events FINAL")) == 30
 
@@ -369,6 +403,83 @@ class TestErasing:
         await inserts_ended(cluster_warehouse, say=print)
         assert (await cluster_warehouse.query("SELECT count() AS n FROM dead_letters"))[0]["n"] == 2
         await early
+
+    async def test_facts_of_others_say_no_more_what_the_users_events_said_of_their_bookings(
+        self, cluster_warehouse: ServerWarehouse
+    ) -> None:
+        """Wherever the user's events lay."""
+        events = lives(20)
+        theirs = [event for event in events if event["event_type"] == "booking.confirmed"]
+        for event in theirs:
+            event["driver_id"] = USER
+        await store(cluster_warehouse, events)
+        assert {row["is_confirmed"] for row in await cluster_warehouse.query(CONFIRMED)} == {1}
+        await erase(cluster_warehouse, MemoryCache(), UUID(USER), say=print)
+        assert await traces_of(cluster_warehouse, USER) == {}
+        left = await cluster_warehouse.query(CONFIRMED)
+        assert [row["is_confirmed"] for row in left] == [0] * (len(events) - len(theirs))
+
+
+class TestFacts:
+    async def test_each_knows_of_events_of_its_booking_on_other_shards(
+        self, cluster_warehouse: ServerWarehouse, other: ServerWarehouse
+    ) -> None:
+        events = lives(30)
+        await store(cluster_warehouse, events[::2])
+        await store(other, events[1::2])
+        facts = await cluster_warehouse.query(FACTS)
+        assert len(facts) == 90
+        assert all(row["is_completed"] and row["is_alone"] and row["confirmed_ms"] for row in facts)
+
+        await cluster_warehouse.execute("TRUNCATE TABLE facts")
+        assert await derive_missing(other) == 30
+        assert await cluster_warehouse.query(FACTS) == facts
+        assert await derive_missing(cluster_warehouse) == 0
+
+    async def test_a_rebuild_brings_back_what_is_lost_and_takes_away_what_is_too_much(
+        self, cluster_warehouse: ServerWarehouse
+    ) -> None:
+        await store(cluster_warehouse, lives(30))
+        facts, histories = await cluster_warehouse.query(FACTS), await cluster_warehouse.query(HISTORIES)
+        for statement in (LOSE_HISTORIES, LOSE_FACTS, STRAY_HISTORIES, STRAY_FACTS):
+            await cluster_warehouse.execute(statement)
+        assert await cluster_warehouse.query(FACTS) != facts
+        assert await cluster_warehouse.query(HISTORIES) != histories
+        await test_rebuild.rebuilt(cluster_warehouse)
+        assert await cluster_warehouse.query(FACTS) == facts
+        assert await cluster_warehouse.query(HISTORIES) == histories
+
+
+def lives(number: int) -> list[Sample]:
+    """Bookings that were made, confirmed and completed."""
+    return [
+        full(
+            event_type,
+            event_id=f"e{step}000000-0000-4000-8000-{place:012}",
+            event_timestamp=f"2026-03-{place % 3 + 1:02}T1{step}:00:00Z",
+            booking_id=f"b0000000-0000-4000-8000-{place:012}",
+        )
+        for place in range(number)
+        for step, event_type in enumerate(("booking.created", "booking.confirmed", "booking.completed"))
+    ]
+
+
+CONFIRMED = "SELECT toInt64(isNotNull(confirmed_ms)) AS is_confirmed FROM facts FINAL"
+FACTS = "SELECT * FROM facts FINAL ORDER BY event_type, event_timestamp, event_id"
+HISTORIES = "SELECT * FROM histories FINAL ORDER BY event_type, event_timestamp, event_id, thing_id"
+LOSE_HISTORIES = "ALTER TABLE histories DELETE WHERE sipHash64(event_id) % 3 = 0 SETTINGS mutations_sync = 1"
+LOSE_FACTS = "ALTER TABLE facts DELETE WHERE sipHash64(event_id) % 3 < 2 SETTINGS mutations_sync = 1"
+# Of no event.
+STRAY_HISTORIES = """
+INSERT INTO histories
+SELECT * REPLACE (event_timestamp - toIntervalHour(1) AS event_timestamp)
+FROM histories
+"""
+STRAY_FACTS = """
+INSERT INTO facts
+SELECT * REPLACE (event_timestamp - toIntervalHour(2) AS event_timestamp)
+FROM facts
+"""
 
 
 class TestRebuilding:

@@ -65,11 +65,30 @@ async def test_the_engine_can_read_all_of_it(cluster: Cluster, embedded_warehous
             " AND event_id IN (SELECT event_id FROM driver_locations)",
             [
                 (
-                    "ALTER TABLE openride_shard.events DELETE WHERE user_id IN (SELECT user_id FROM openride.erased_users)"
-                    " AND event_id IN (SELECT event_id FROM openride_shard.driver_locations)"
+                    "ALTER TABLE openride_shard.events DELETE WHERE user_id GLOBAL IN"
+                    " (SELECT user_id FROM openride.erased_users) AND event_id GLOBAL IN (SELECT event_id FROM openride_shard.driver_locations)"
                 )
             ],
             id="mutation",
+        ),
+        # What there is of a thing lies on several shards.
+        pytest.param(
+            "ALTER TABLE facts DELETE WHERE thing_id NOT IN\n(\n    SELECT thing_id FROM histories)",
+            [
+                (
+                    "ALTER TABLE openride_shard.facts DELETE WHERE thing_id GLOBAL NOT IN\n(\n"
+                    "    SELECT thing_id FROM openride.histories)"
+                )
+            ],
+            id="mutation by the thing",
+        ),
+        # So do the events that make a row of a table that lies by another key.
+        pytest.param(
+            "ALTER TABLE hours DELETE WHERE hour NOT IN (SELECT hour FROM events)",
+            [
+                "ALTER TABLE openride_shard.hours DELETE WHERE hour GLOBAL NOT IN (SELECT hour FROM openride.events)"
+            ],
+            id="mutation of another table",
         ),
         pytest.param("TRUNCATE TABLE events", ["TRUNCATE TABLE openride_shard.events"], id="truncate"),
         pytest.param(
@@ -85,6 +104,21 @@ async def test_the_engine_can_read_all_of_it(cluster: Cluster, embedded_warehous
                 "ALTER TABLE openride.events ADD COLUMN IF NOT EXISTS x UInt8",
             ],
             id="column",
+        ),
+        pytest.param(
+            "ALTER TABLE events\n    ADD COLUMN x String DEFAULT concat('(,', y),\n    MODIFY ORDER BY (a, x),"
+            "\n    DROP COLUMN y",
+            [
+                (
+                    "ALTER TABLE openride_shard.events\n    ADD COLUMN x String DEFAULT concat('(,', y),"
+                    "\n    MODIFY ORDER BY (a, x),\n    DROP COLUMN y"
+                ),
+                (
+                    "ALTER TABLE openride.events\n    ADD COLUMN x String DEFAULT concat('(,', y),"
+                    "\n    DROP COLUMN y"
+                ),
+            ],
+            id="columns and key",
         ),
         pytest.param(
             "ALTER TABLE events ADD INDEX i user_id TYPE bloom_filter GRANULARITY 1",

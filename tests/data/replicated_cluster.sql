@@ -444,12 +444,203 @@ ORDER BY (dead_letter_id, replay_id);
 CREATE TABLE IF NOT EXISTS openride.dead_letter_replays ON CLUSTER 'rides' AS openride_shard.dead_letter_replays
 ENGINE = Distributed('rides', 'openride_shard', 'dead_letter_replays', cityHash64(dead_letter_id, replay_id));
 
+CREATE TABLE IF NOT EXISTS openride_shard.histories ON CLUSTER 'rides'
+(
+    kind                 LowCardinality(String),
+    thing_id             UUID,
+    event_type           LowCardinality(String),
+    event_timestamp      DateTime64(3, 'UTC'),
+    event_id             UUID,
+    booking_id           UUID,
+    route_id             UUID,
+    rider_id             UUID,
+    driver_id            UUID,
+    seats_booked         Nullable(UInt32),
+    total_price          Nullable(Decimal(18, 4)),
+    currency             LowCardinality(String),
+    cancelled_by         LowCardinality(String),
+    scheduled_departure  Nullable(DateTime64(3, 'UTC')),
+    actual_departure     Nullable(DateTime64(3, 'UTC')),
+    duration_minutes     Nullable(Float64),
+    distance_km          Nullable(Float64),
+    driver_earnings      Nullable(Decimal(18, 4)),
+    platform_commission  Nullable(Decimal(18, 4)),
+    amount               Nullable(Decimal(18, 4)),
+    refund_amount        Nullable(Decimal(18, 4)),
+    payment_method       LowCardinality(String),
+    provider             LowCardinality(String),
+    error_code           LowCardinality(String),
+    processing_time_ms   Nullable(UInt32),
+    content_rank         UInt64
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/openride_shard/histories', '{replica}', content_rank)
+ORDER BY (thing_id, kind, event_type, event_timestamp, event_id)
+SETTINGS index_granularity = 128, min_compress_block_size = 4096, max_compress_block_size = 16384;
+
+CREATE TABLE IF NOT EXISTS openride.histories ON CLUSTER 'rides' AS openride_shard.histories
+ENGINE = Distributed('rides', 'openride_shard', 'histories', cityHash64(event_id));
+
+CREATE TABLE IF NOT EXISTS openride_shard.buried ON CLUSTER 'rides'
+(
+    thing_id         UUID,
+    event_type       LowCardinality(String),
+    event_timestamp  DateTime64(3, 'UTC'),
+    event_id         UUID,
+    content_rank     UInt64
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/openride_shard/buried', '{replica}')
+ORDER BY (thing_id, event_type, event_timestamp, event_id, content_rank);
+
+CREATE TABLE IF NOT EXISTS openride.buried ON CLUSTER 'rides' AS openride_shard.buried
+ENGINE = Distributed('rides', 'openride_shard', 'buried', cityHash64(event_id));
+
+CREATE TABLE IF NOT EXISTS openride_shard.facts ON CLUSTER 'rides'
+(
+    event_type           LowCardinality(String),
+    event_timestamp      DateTime64(3, 'UTC'),
+    event_id             UUID,
+    kind                 LowCardinality(String),
+    thing_id             UUID,
+    booking_id           UUID,
+    route_id             UUID,
+    rider_id             UUID,
+    driver_id            UUID,
+    seats_booked         Nullable(UInt32),
+    total_price          Nullable(Decimal(18, 4)),
+    currency             LowCardinality(String),
+    cancelled_by         LowCardinality(String),
+    scheduled_departure  Nullable(DateTime64(3, 'UTC')),
+    actual_departure     Nullable(DateTime64(3, 'UTC')),
+    duration_minutes     Nullable(Float64),
+    distance_km          Nullable(Float64),
+    driver_earnings      Nullable(Decimal(18, 4)),
+    platform_commission  Nullable(Decimal(18, 4)),
+    amount               Nullable(Decimal(18, 4)),
+    refund_amount        Nullable(Decimal(18, 4)),
+    payment_method       LowCardinality(String),
+    provider             LowCardinality(String),
+    error_code           LowCardinality(String),
+    processing_time_ms   Nullable(UInt32),
+    is_alone             Bool,
+    is_cancelled         Bool,
+    is_completed         Bool,
+    is_succeeded         Bool,
+    is_failed            Bool,
+    is_refunded          Bool,
+    confirmed_ms         Nullable(Int64),
+    confirmed_seats      Nullable(UInt32),
+    initiated_ms         Nullable(Int64),
+    version              UInt128,
+    is_deleted           UInt8 DEFAULT 0,
+    INDEX scheduled_departure_minmax scheduled_departure TYPE minmax GRANULARITY 1
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/openride_shard/facts', '{replica}', version, is_deleted)
+PARTITION BY toYYYYMM(event_timestamp)
+PRIMARY KEY (event_type, event_timestamp)
+ORDER BY (event_type, event_timestamp, event_id);
+
+CREATE TABLE IF NOT EXISTS openride.facts ON CLUSTER 'rides' AS openride_shard.facts
+ENGINE = Distributed('rides', 'openride_shard', 'facts', cityHash64(event_id));
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.events_to_histories ON CLUSTER 'rides' TO openride.histories AS
+SELECT
+    splitByChar('.', event_type)[1] AS kind,
+    multiIf(kind = 'booking', booking_id, kind = 'payment', payment_id, trip_id) AS thing_id,
+    event_type,
+    event_timestamp,
+    event_id,
+    booking_id,
+    route_id,
+    rider_id,
+    driver_id,
+    seats_booked,
+    total_price,
+    currency,
+    cancelled_by,
+    scheduled_departure,
+    actual_departure,
+    duration_minutes,
+    distance_km,
+    driver_earnings,
+    platform_commission,
+    amount,
+    refund_amount,
+    payment_method,
+    provider,
+    error_code,
+    processing_time_ms,
+    content_rank
+FROM openride_shard.events
+WHERE is_deleted = 0
+  AND event_type IN
+  (
+      'booking.created', 'booking.confirmed', 'booking.cancelled', 'booking.completed',
+      'payment.initiated', 'payment.success', 'payment.failed', 'payment.refunded',
+      'trip.started', 'trip.completed', 'trip.cancelled'
+  );
+
+ALTER TABLE openride_shard.event_ids ON CLUSTER 'rides'
+    ADD COLUMN IF NOT EXISTS thing_id UUID,
+    ADD COLUMN IF NOT EXISTS content_rank UInt64,
+    MODIFY ORDER BY (event_id, event_type, event_timestamp, driver_id, thing_id, content_rank);
+
+ALTER TABLE openride.event_ids ON CLUSTER 'rides'
+    ADD COLUMN IF NOT EXISTS thing_id UUID,
+    ADD COLUMN IF NOT EXISTS content_rank UInt64;
+
+ALTER TABLE openride.incoming_to_event_ids ON CLUSTER 'rides' MODIFY QUERY
+WITH
+    JSONExtract(
+        line,
+        'Tuple(
+            event_id UUID,
+            event_type LowCardinality(String),
+            event_timestamp Int64,
+            user_id UUID,
+            rider_id UUID,
+            driver_id UUID,
+            booking_id UUID,
+            payment_id UUID,
+            trip_id UUID
+        )'
+    ) AS e
+SELECT
+    e.event_id AS event_id,
+    e.event_type AS event_type,
+    fromUnixTimestamp64Milli(e.event_timestamp, 'UTC') AS event_timestamp,
+    if(kind = 'location', e.driver_id, toUUID('00000000-0000-0000-0000-000000000000')) AS driver_id,
+    multiIf(
+        startsWith(event_type, 'booking.'), e.booking_id,
+        startsWith(event_type, 'payment.'), e.payment_id,
+        startsWith(event_type, 'trip.'), e.trip_id,
+        toUUID('00000000-0000-0000-0000-000000000000')
+    ) AS thing_id,
+    least(sipHash64(line), 18446744073709551614) AS content_rank
+FROM openride.incoming
+ARRAY JOIN splitByChar('\n', lines) AS line
+WHERE ids_given = 1
+  AND e.user_id NOT IN (SELECT user_id FROM openride.erased_users)
+  AND e.rider_id NOT IN (SELECT user_id FROM openride.erased_users)
+  AND e.driver_id NOT IN (SELECT user_id FROM openride.erased_users);
+
+ALTER TABLE openride_shard.events ON CLUSTER 'rides'
+    MODIFY SETTING min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
+
+ALTER TABLE openride_shard.driver_locations ON CLUSTER 'rides'
+    MODIFY SETTING min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
+
+ALTER TABLE openride_shard.facts ON CLUSTER 'rides'
+    MODIFY SETTING min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
+
+ALTER TABLE openride_shard.histories ON CLUSTER 'rides'
+    MODIFY SETTING min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
+
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(730) WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'));
 
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY SETTING storage_policy = 'tiered';
 
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' REMOVE TTL;
 
-ALTER TABLE openride_shard.events ON CLUSTER 'rides' DELETE WHERE user_id IN (SELECT user_id FROM openride.erased_users) SETTINGS mutations_sync = 0;
+ALTER TABLE openride_shard.events ON CLUSTER 'rides' DELETE WHERE user_id GLOBAL IN (SELECT user_id FROM openride.erased_users) SETTINGS mutations_sync = 0;
 
-ALTER TABLE openride_shard.event_ids ON CLUSTER 'rides' DELETE WHERE event_id NOT IN (SELECT event_id FROM openride_shard.events) SETTINGS mutations_sync = 0;
+ALTER TABLE openride_shard.event_ids ON CLUSTER 'rides' DELETE WHERE event_id GLOBAL NOT IN (SELECT event_id FROM openride_shard.events) SETTINGS mutations_sync = 0;

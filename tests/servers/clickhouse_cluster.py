@@ -12,9 +12,11 @@ from asynch.connection import Connection
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.process import HOST, lent
-from tests.stores import create_tables
+from tests.stores import create_tables, empty
 
 CLUSTER: Final = "rides"
+# The database of `cluster_warehouse`.
+TABLES: Final = "tables"
 # The same hosts, as if they were replicas of one shard. (They share no rows, as that would need a Keeper.)
 PAIR: Final = "pair"
 _CONFIG: Final = """
@@ -34,6 +36,7 @@ class ClickHouseCluster:
 
     def __init__(self) -> None:
         self.servers = [ClickHouseServer(), ClickHouseServer()]
+        self.has_tables = False
         replicas = [_REPLICA.format(host=HOST, port=server.port) for server in self.servers]
         shards = "".join(_SHARD.format(replica=replica) for replica in replicas)
         config = _CONFIG.format(cluster=CLUSTER, shards=shards, pair=PAIR, replicas="".join(replicas))
@@ -65,6 +68,8 @@ def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
         for server in cluster.servers:
             stack.enter_context(lent(server))
         yield cluster
+        for server in cluster.servers:  # faster than to stop them, and their rows go in any case
+            server.kill()
 
 
 @pytest_asyncio.fixture
@@ -82,17 +87,16 @@ async def cluster_database(clickhouse_cluster: ClickHouseCluster) -> AsyncIterat
 
 
 @pytest_asyncio.fixture
-async def cluster_warehouse(
-    clickhouse_cluster: ClickHouseCluster, cluster_database: str
-) -> AsyncIterator[ServerWarehouse]:
-    """The tables on two shards, empty."""
+async def cluster_warehouse(clickhouse_cluster: ClickHouseCluster) -> AsyncIterator[ServerWarehouse]:
+    """The tables on two shards, empty. They stay for the whole session: a test that takes one away brings it back."""
+    clickhouse_cluster.ensure_running()
     warehouse = ServerWarehouse(
-        clickhouse_cluster.url(cluster_database),
-        cluster=CLUSTER,
-        query_timeout_seconds=30,
-        insert_timeout_seconds=60,
+        clickhouse_cluster.url(TABLES), cluster=CLUSTER, query_timeout_seconds=30, insert_timeout_seconds=60
     )
-    await warehouse.create_database()
-    await create_tables(warehouse)
+    if not clickhouse_cluster.has_tables:
+        await warehouse.create_database()
+        await create_tables(warehouse)
+        clickhouse_cluster.has_tables = True
+    await empty(warehouse)
     yield warehouse
     await warehouse.close()
