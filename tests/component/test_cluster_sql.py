@@ -66,7 +66,8 @@ async def test_the_engine_can_read_all_of_it(cluster: Cluster, embedded_warehous
             [
                 (
                     "ALTER TABLE openride_shard.events DELETE WHERE user_id GLOBAL IN"
-                    " (SELECT user_id FROM openride.erased_users) AND event_id GLOBAL IN (SELECT event_id FROM openride_shard.driver_locations)"
+                    " (SELECT user_id FROM openride.erased_users) AND event_id GLOBAL IN"
+                    " (SELECT event_id FROM openride_shard.driver_locations)"
                 )
             ],
             id="mutation",
