@@ -17,6 +17,9 @@ import msgspec
 import redis.asyncio
 import structlog
 from msgspec import Struct
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 log = structlog.get_logger(__name__)
@@ -38,7 +41,8 @@ _LARGEST_BYTES: Final = 4 * 1_048_576
 _MEMORY_BYTES: Final = 64 * 1_048_576
 # What an entry takes beside its key and bytes.
 _ENTRY_BYTES: Final = 300
-_PREFIX: Final = "openride:"
+# In braces: a cluster keeps all keys with this in one slot, and so on one node, as they are read and changed together.
+_PREFIX: Final = "{openride}:"
 _CHANGES: Final = f"{_PREFIX}changes"
 _STEPS: Final = 32
 _MINUTE_MS: Final = 60_000
@@ -226,16 +230,20 @@ class RedisCache:
     """A cache that all instances share. When it fails repeatedly, Redis is left alone for some seconds.
 
     A change that Redis could not be told of is told as soon as it can be: others may go on to read its entries.
+    `cluster`: the server is a node of a Redis Cluster.
     """
 
-    def __init__(self, url: str, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, url: str, on_failure: Callable[[], None] = lambda: None, *, cluster: bool = False
+    ) -> None:
         self._on_failure = on_failure
-        self._redis = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=_TELL_SECONDS,
-            socket_connect_timeout=_TELL_SECONDS,
-            retry=None,
-            single_connection_client=False,
+        limits: dict[str, Any] = {"socket_timeout": _TELL_SECONDS, "socket_connect_timeout": _TELL_SECONDS}
+        self._cluster = (
+            # Tried once more when another node has taken over.
+            RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **limits) if cluster else None
+        )
+        self._redis = self._cluster or redis.asyncio.Redis.from_url(
+            url, retry=None, single_connection_client=False, **limits
         )
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._failures = 0
@@ -338,7 +346,14 @@ class RedisCache:
         cursor = 0
 
         async def forget_some() -> int:
-            after, found = await self._redis.scan(cursor, match=f"{_PREFIX}*", count=_KEYS_PER_SCAN)
+            of_ours: dict[str, Any] = {"match": f"{_PREFIX}*", "count": _KEYS_PER_SCAN}
+            after: Any
+            if self._cluster is None:
+                after, found = await self._redis.scan(cursor, **of_ours)
+            else:  # on the one node that has them
+                node = self._cluster.get_node_from_key(_CHANGES)
+                after, found = await self._cluster.scan(cursor, target_nodes=node, **of_ours)
+                (after,) = after.values()
             if keys := [key for key in found if key != _CHANGES.encode()]:
                 await self._redis.unlink(*keys)
             return int(after)
@@ -388,6 +403,9 @@ class RedisCache:
 
     async def _placed(self, call: Callable[[], Awaitable[T]]) -> T:
         async with self._places:
+            if self._cluster is not None:
+                # By itself it would begin with commands for nodes that it does not know yet, and fail when many come at once.
+                _ = await self._cluster.initialize()
             return await call()
 
 

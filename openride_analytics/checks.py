@@ -76,13 +76,30 @@ async def _tried(name: str, address: str, attempt: Coroutine[Any, Any, str]) -> 
 
 async def _clickhouse(config: Config) -> str:
     warehouse = warehouse_of(config)
+    cluster = config.clickhouse.cluster
     try:
-        rows = await warehouse.query(
+        (server,) = await warehouse.query(
             "-- checks.version\nSELECT version() AS version, currentDatabase() AS name"
         )
+        (known,) = await warehouse.query(_CLUSTER, {"cluster": cluster})
     finally:
         await warehouse.close()
-    return f"version {rows[0]['version']}, database {rows[0]['name']}"
+    said = f"version {server['version']}, database {server['name']}"
+    if cluster and not known["hosts"]:
+        raise WarehouseError(f"it knows no cluster {cluster!r}")
+    return (
+        f"{said}, cluster {cluster} of {known['shards']} shards on {known['hosts']} hosts"
+        if cluster
+        else said
+    )
+
+
+_CLUSTER: Final = """
+-- checks.cluster
+SELECT uniqExact(shard_num) AS shards, count() AS hosts
+FROM system.clusters
+WHERE cluster = {cluster:String}
+"""
 
 
 async def _postgres(config: Config) -> str:
@@ -95,7 +112,7 @@ async def _postgres(config: Config) -> str:
 
 
 async def _redis(config: Config) -> str:
-    cache = RedisCache(config.redis.url)
+    cache = RedisCache(config.redis.url, cluster=config.redis.cluster)
     try:
         if not await cache.answers():
             raise OSError("it does not answer")

@@ -70,6 +70,10 @@ class ClickHouse(_Section, frozen=True):
     url: str = ""
     query_timeout_seconds: Positive = 10.0
     insert_timeout_seconds: Positive = 60.0
+    # As the servers' `remote_servers` name it: tables are spread over its shards.
+    cluster: Annotated[str, Meta(pattern=r"^[\w.-]*\Z")] = ""
+    # Shards of several hosts that share their rows by a Keeper.
+    replicated: bool = False
     # A statement that takes longer is logged, by its name.
     slow_query_seconds: Positive = 1.0
 
@@ -84,6 +88,8 @@ class Redis(_Section, frozen=True):
     """Without an address: a cache in memory."""
 
     url: str = ""
+    # The address is that of one node of a Redis Cluster.
+    cluster: bool = False
 
 
 class DialectTopic(_Section, frozen=True):
@@ -367,6 +373,12 @@ def _checked(config: Config) -> Config:
     ):
         if url and urlsplit(url).scheme not in schemes:
             raise ConfigError(f"{name}: must begin with {' or '.join(s + '://' for s in schemes)}")
+    if config.clickhouse.cluster and not config.clickhouse.url:
+        raise ConfigError("clickhouse.cluster: the address of one of its servers is missing (clickhouse.url)")
+    if config.clickhouse.replicated and not config.clickhouse.cluster:
+        raise ConfigError("clickhouse.replicated: must be set together with clickhouse.cluster")
+    if config.redis.cluster and urlsplit(config.redis.url).scheme not in ("redis", "rediss"):
+        raise ConfigError("redis.cluster: the address of one of its nodes is missing (redis.url)")
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")

@@ -65,7 +65,9 @@ async def rebuild_all(config: Config) -> int:
 
 
 async def _on_stores(config: Config, work: Callable[[Warehouse, Cache], Awaitable[None]]) -> int:
-    cache: Cache = RedisCache(config.redis.url) if config.redis.url else MemoryCache()
+    cache: Cache = (
+        RedisCache(config.redis.url, cluster=config.redis.cluster) if config.redis.url else MemoryCache()
+    )
     patient = msgspec.structs.replace(
         config.clickhouse, query_timeout_seconds=_STATEMENT_SECONDS, insert_timeout_seconds=_STATEMENT_SECONDS
     )

@@ -79,10 +79,17 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
             applied.append(f"postgres/{migration.name}")
 
         await warehouse.create_database()
-        await warehouse.execute(_CLICKHOUSE_TABLE)
+        hosts = {row["name"]: row["hosts"] for row in await warehouse.query_hosts(_CLICKHOUSE_HOSTS)}
+        # A host that has joined a cluster has none of the tables: they are made where they are missing.
+        everywhere_alike = len(set(hosts.values())) == 1
+        if not (everywhere_alike and "schema_migrations" in hosts):
+            await warehouse.execute(CLICKHOUSE_TABLE)
         known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
-        for migration in _missing(load("clickhouse"), known):
+        missing = _missing(load("clickhouse"), known)
+        for migration in missing if everywhere_alike else load("clickhouse"):
             for statement in migration.statements:
+                if migration.version in known and _fills_tables(statement):
+                    continue
                 await warehouse.execute(f"-- migrations.apply\n{statement}")
             await warehouse.execute(
                 "-- migrations.record\nINSERT INTO schema_migrations (version, name, checksum)"
@@ -112,6 +119,11 @@ def _missing(migrations: list[Migration], known: dict[int, str]) -> list[Migrati
     return [migration for migration in migrations if migration.version not in known]
 
 
+def _fills_tables(statement: str) -> bool:
+    """Whether it is about rows: once is enough, as a host that joins has none or those of its replicas."""
+    return _COMMENTS.sub("", statement).lstrip().startswith("INSERT")
+
+
 def _folder() -> Path:
     """Inside the package when installed from a wheel, beside it in a checkout."""
     package = Path(__file__).parent
@@ -131,7 +143,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 """
 
-_CLICKHOUSE_TABLE: Final = """
+CLICKHOUSE_TABLE: Final = """
 -- migrations.table
 CREATE TABLE IF NOT EXISTS schema_migrations
 (
@@ -142,6 +154,20 @@ CREATE TABLE IF NOT EXISTS schema_migrations
 )
 ENGINE = ReplacingMergeTree
 ORDER BY version
+"""
+
+# How many hosts there are, and how many of them have each table.
+_CLICKHOUSE_HOSTS: Final = """
+-- migrations.hosts
+SELECT '' AS name, count() AS hosts
+FROM system.one
+
+UNION ALL
+
+SELECT name, count() AS hosts
+FROM system.tables
+WHERE database = {stored_in:String}
+GROUP BY name
 """
 
 _CLICKHOUSE_KNOWN: Final = """

@@ -65,7 +65,7 @@ class Service:
         )
         # An embedded engine belongs to one process; a server may have other instances, which a cache in memory cannot hear.
         self.cache: Cache = (
-            RedisCache(config.redis.url, self.metrics.cache_failures.inc)
+            RedisCache(config.redis.url, self.metrics.cache_failures.inc, cluster=config.redis.cluster)
             if config.redis.url
             else MemoryCache(alone=not config.clickhouse.url)
         )
@@ -161,8 +161,10 @@ class Service:
         async def database() -> str:
             return "starting" if self._pool is None else await works(self._pool.fetchval("SELECT 1"))
 
+        # Once the tables are there: a small one that has rows on every shard of a cluster.
+        asked = "SELECT count() AS n FROM erased_users" if self.started.is_set() else "SELECT 1 AS n"
         clickhouse, postgres, redis = await asyncio.gather(
-            works(self.warehouse.query("-- health.probe\nSELECT 1 AS one")), database(), self.cache.answers()
+            works(self.warehouse.query(f"-- health.probe\n{asked}")), database(), self.cache.answers()
         )
         return {
             "clickhouse": clickhouse,
@@ -285,7 +287,13 @@ def warehouse_of(config: Config) -> ServerWarehouse | EmbeddedWarehouse:
     settings = config.clickhouse
     query, insert = settings.query_timeout_seconds, settings.insert_timeout_seconds
     if settings.url:
-        return ServerWarehouse(settings.url, query_timeout_seconds=query, insert_timeout_seconds=insert)
+        return ServerWarehouse(
+            settings.url,
+            query_timeout_seconds=query,
+            insert_timeout_seconds=insert,
+            cluster=settings.cluster,
+            replicated=settings.replicated,
+        )
     folder = Path(config.storage.data_dir) / "clickhouse"
     return EmbeddedWarehouse(folder, query_timeout_seconds=query, insert_timeout_seconds=insert)
 

@@ -1,6 +1,6 @@
 """Caches for tests: in memory, and on a real server that keeps answering in time on a busy machine."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 import pytest_asyncio
@@ -10,7 +10,7 @@ from openride_analytics import answers as answering
 from openride_analytics import cache as caching
 from openride_analytics.cache import Cache, MemoryCache, RedisCache
 from tests.servers.process import lent
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisNode, RedisServer
 
 
 @pytest.fixture
@@ -21,12 +21,14 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caching, "_TELL_SECONDS", 2.0)
 
 
-@pytest_asyncio.fixture(params=["memory", "redis"])
+@pytest_asyncio.fixture(params=["memory", "redis", "redis cluster"])
 async def cache(request: pytest.FixtureRequest, patient: None) -> AsyncIterator[Cache]:
     """Each kind of cache, empty."""
     made: Cache = MemoryCache()
     if request.param == "redis":
         made = await emptied(request.getfixturevalue("redis_server"))
+    elif request.param == "redis cluster":
+        made = await emptied_cluster(request.getfixturevalue("redis_cluster"))
     yield made
     await made.close()
 
@@ -43,3 +45,11 @@ async def emptied(server: RedisServer) -> RedisCache:
     async with Redis.from_url(server.url) as client:
         await client.flushdb()
     return RedisCache(server.url)
+
+
+async def emptied_cluster(nodes: Sequence[RedisNode]) -> RedisCache:
+    """A cache on a cluster that holds nothing."""
+    for node in nodes:
+        async with Redis.from_url(node.url) as client:
+            await client.flushdb()
+    return RedisCache(nodes[0].url, cluster=True)

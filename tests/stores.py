@@ -38,8 +38,15 @@ async def create_tables(warehouse: Warehouse) -> None:
 
 async def empty(warehouse: Warehouse) -> None:
     """Forgets all that is stored."""
-    for table in TABLES:
-        await warehouse.execute(f"TRUNCATE TABLE {table}")
+    for row in await warehouse.query_hosts(_WITH_ROWS, {"tables": TABLES}):
+        await warehouse.execute(f"TRUNCATE TABLE {row['name']}")
+
+
+_WITH_ROWS = """
+SELECT DISTINCT name
+FROM system.tables
+WHERE database = {stored_in:String} AND name IN {tables:Array(String)} AND total_rows > 0
+"""
 
 
 def decoded(

@@ -8,13 +8,13 @@ from openride_analytics.warehouse import Warehouse
 RECORD = "erased_users"
 
 COLUMNS = """
-SELECT table, groupArray(name) AS names
+SELECT table, groupUniqArray(name) AS names
 FROM system.columns
-WHERE database = currentDatabase() AND match(type, 'UUID|String') AND table IN
+WHERE database = {stored_in:String} AND match(type, 'UUID|String') AND table IN
 (
     SELECT name
     FROM system.tables
-    WHERE database = currentDatabase() AND has_own_data AND total_rows > 0
+    WHERE database = {stored_in:String} AND has_own_data AND total_rows > 0
 )
 GROUP BY table
 ORDER BY table
@@ -24,7 +24,7 @@ ORDER BY table
 async def traces_of(warehouse: Warehouse, user: str | UUID) -> dict[str, int]:
     """How many rows hold the user's id in any column of ids or text, in any case, with FINAL or without."""
     found = {}
-    for row in await warehouse.query(COLUMNS):
+    for row in await warehouse.query_hosts(COLUMNS):
         if row["table"] == RECORD:
             continue
         texts = ", ' ', ".join(f"toString({name})" for name in row["names"])

@@ -38,8 +38,9 @@ log = structlog.get_logger(__name__)
 CHUNK_EVENTS: Final = 1_000
 # Enough to get down to one event of the largest batch and to its neighbours; then it is not the content.
 REFUSALS_TRIED: Final = 40
-# The ids of a batch in one query: scattered as they are, a few thousand of them lie in as many granules as all.
-_SETTLED_AT_ONCE: Final = 100_000
+# The ids of a batch in one query: scattered as they are, a few thousand of them lie in as many granules as all. Not more than
+# 65,535: of longer lists ClickHouse 26.7 makes no set, and compares each row with each id.
+_SETTLED_AT_ONCE: Final = 50_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0

@@ -35,28 +35,44 @@ class ContentRefused(StatementRefused):
     """The engine could not store the content of an insert, wherever it is tried again."""
 
 
+UNKNOWN_TABLE: Final = 60
 _TIMEOUT_EXCEEDED: Final = 159
 # Overload, shutdown, lost replicas, read-only tables, a full disk, wrong credentials, a database not there yet: they pass.
+# In a cluster also a shard that is away, or goes in the middle of a call: what of a batch is for that one must not be taken
+# for what cannot be stored.
 _TRANSIENT: Final = frozenset(
     {
+        32,  # ATTEMPT_TO_READ_AFTER_EOF
         74,  # CANNOT_READ_FROM_FILE_DESCRIPTOR
         75,  # CANNOT_WRITE_TO_FILE_DESCRIPTOR
         81,  # UNKNOWN_DATABASE
+        100,  # UNKNOWN_PACKET_FROM_SERVER
+        102,  # UNEXPECTED_PACKET_FROM_SERVER
         164,  # READONLY
+        198,  # DNS_ERROR
         202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+        203,  # NO_FREE_CONNECTION
         209,  # SOCKET_TIMEOUT
         210,  # NETWORK_ERROR
+        218,  # TABLE_IS_DROPPED
+        225,  # NO_ZOOKEEPER
+        236,  # ABORTED
         241,  # MEMORY_LIMIT_EXCEEDED
         242,  # TABLE_IS_READ_ONLY
         243,  # NOT_ENOUGH_SPACE
         252,  # TOO_MANY_PARTS
+        254,  # NO_ACTIVE_REPLICAS
+        279,  # ALL_CONNECTION_TRIES_FAILED
         285,  # TOO_FEW_LIVE_REPLICAS
+        286,  # UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
         319,  # UNKNOWN_STATUS_OF_INSERT
+        369,  # ALL_REPLICAS_ARE_STALE
         394,  # QUERY_WAS_CANCELLED
         425,  # SYSTEM_ERROR
         439,  # CANNOT_SCHEDULE_TASK
         516,  # AUTHENTICATION_FAILED
         999,  # KEEPER_EXCEPTION
+        1000,  # POCO_EXCEPTION
     }
 )
 _CONTENT: Final = frozenset(
@@ -95,12 +111,24 @@ class Warehouse(Protocol):
     harmless, as inserting the same again changes nothing.
     """
 
+    @property
+    def stored_in(self) -> str:
+        """The database that holds the rows, as `system` tables call it."""
+        ...
+
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """The rows of a SELECT, by column name. Parameters are bound as `{name:Type}`.
 
         Values come as int, float, str, bool, None, lists and dicts of them: queries cast everything else to these
         (decimals and ids to text, times to milliseconds), so that both implementations answer alike.
         Raises `WarehouseUnavailable`, `QueryTooLong`, `StatementRefused`.
+        """
+        ...
+
+    async def query_hosts(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """The same for `system` tables, which speak of one host each: as if those of all hosts were one.
+
+        `{stored_in:String}` is bound. Raises as `query` does.
         """
         ...
 
@@ -116,7 +144,11 @@ class Warehouse(Protocol):
         ...
 
     async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
-        """Runs a statement without a result (DDL, INSERT … SELECT) to its end. Raises as `query` does."""
+        """Runs a statement without a result (DDL, INSERT … SELECT) to its end. Raises as `query` does.
+
+        Statements about tables are written as for a single server; on a cluster they are run on all hosts, and have to be
+        repeatable.
+        """
         ...
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
@@ -127,7 +159,10 @@ class Warehouse(Protocol):
         ...
 
     async def create_database(self) -> None:
-        """Makes sure that the configured database is there. Raises as `query` does."""
+        """Makes sure that the configured database is there. Raises as `query` does.
+
+        And `ConfigError` where the cluster is not the one that the rows were laid out for.
+        """
         ...
 
     async def close(self) -> None:

@@ -30,11 +30,13 @@ async def mutate(
         f"-- changes.mutate\nALTER TABLE {table} {change} SETTINGS mutations_sync = 0", parameters
     )
     # Those that others have submitted come first in any case: the table's mutations are carried out in order.
-    ours = [row["mutation_id"] for row in await warehouse.query(_UNFINISHED, {"table": table})]
+    ours = [row["mutation_id"] for row in await warehouse.query_hosts(_UNFINISHED, {"table": table})]
 
     async def left() -> str:
         unfinished = [
-            row for row in await warehouse.query(_UNFINISHED, {"table": table}) if row["mutation_id"] in ours
+            row
+            for row in await warehouse.query_hosts(_UNFINISHED, {"table": table})
+            if row["mutation_id"] in ours
         ]
         if not unfinished:
             return ""
@@ -48,10 +50,10 @@ async def mutate(
 
 async def inserts_ended(warehouse: Warehouse, *, say: Say) -> None:
     """Until all inserts that run now have ended: then all that is stored is seen, and later ones see what is stored now."""
-    running = {row["query_id"] for row in await warehouse.query(_INSERTING)}
+    running = {row["query_id"] for row in await warehouse.query_hosts(_INSERTING)}
 
     async def left() -> str:
-        still = running & {row["query_id"] for row in await warehouse.query(_INSERTING)}
+        still = running & {row["query_id"] for row in await warehouse.query_hosts(_INSERTING)}
         return f"{len(still)} inserts are still running" if still else ""
 
     if running and (said := await _waited(left, _INSERTS_SECONDS, say)):
@@ -60,7 +62,7 @@ async def inserts_ended(warehouse: Warehouse, *, say: Say) -> None:
 
 async def months_of(warehouse: Warehouse, table: str) -> list[int]:
     """The partitions of a table that is partitioned by month, as `toYYYYMM`."""
-    return [int(row["month"]) for row in await warehouse.query(_MONTHS, {"table": table})]
+    return [int(row["month"]) for row in await warehouse.query_hosts(_MONTHS, {"table": table})]
 
 
 async def days_of(warehouse: Warehouse, table: str) -> list[str]:
@@ -99,7 +101,7 @@ _UNFINISHED: Final = """
 -- changes.unfinished
 SELECT mutation_id, toInt64(parts_to_do) AS parts, latest_fail_reason AS reason
 FROM system.mutations
-WHERE database = currentDatabase() AND table = {table:String} AND NOT is_done
+WHERE database = {stored_in:String} AND table = {table:String} AND NOT is_done
 ORDER BY create_time, mutation_id
 """
 
@@ -114,6 +116,6 @@ _MONTHS: Final = """
 -- changes.months
 SELECT DISTINCT partition AS month
 FROM system.parts
-WHERE database = currentDatabase() AND table = {table:String} AND active
+WHERE database = {stored_in:String} AND table = {table:String} AND active
 ORDER BY month
 """

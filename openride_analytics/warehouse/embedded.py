@@ -67,6 +67,15 @@ class EmbeddedWarehouse:
         self._calls = 0
         self._streams = asyncio.Semaphore(_STREAMS)
 
+    @property
+    def stored_in(self) -> str:
+        """See `Warehouse.stored_in`."""
+        return _DATABASE
+
+    async def query_hosts(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """See `Warehouse.query_hosts`."""
+        return await self.query(sql, {**(parameters or {}), "stored_in": self.stored_in})
+
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """See `Warehouse.query`."""
         bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}

@@ -73,6 +73,18 @@ class ObservedWarehouse:
         self._slow_seconds = slow_seconds
         self._tracing = tracing
 
+    @property
+    def stored_in(self) -> str:
+        """See `Warehouse.stored_in`."""
+        return self._inner.stored_in
+
+    async def query_hosts(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """See `Warehouse.query_hosts`."""
+        with self._observed(_name_of(sql)) as statement:
+            rows = await self._inner.query_hosts(sql, parameters)
+            statement.rows = len(rows)
+            return rows
+
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """See `Warehouse.query`."""
         with self._observed(_name_of(sql)) as statement:

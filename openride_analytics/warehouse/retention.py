@@ -36,7 +36,7 @@ _TABLES: Final = """
 -- ttl.tables
 SELECT name, create_table_query, storage_policy
 FROM system.tables
-WHERE database = currentDatabase() AND name IN {names:Array(String)}
+WHERE database = {stored_in:String} AND name IN {names:Array(String)}
 """
 
 _POLICIES: Final = """
@@ -53,23 +53,23 @@ async def apply(warehouse: Warehouse, retention: Retention) -> list[str]:
 
     Data moves only where the server has a storage policy with a volume named `cold` that the event tables can be put on.
     """
-    tables = {row["name"]: row for row in await warehouse.query(_TABLES, {"names": list(_TIMES)})}
-    policies = {row["policy_name"]: set(row["volumes"]) for row in await warehouse.query(_POLICIES)}
+    tables = await warehouse.query_hosts(_TABLES, {"names": list(_TIMES)})
+    policies = {row["policy_name"]: set(row["volumes"]) for row in await warehouse.query_hosts(_POLICIES)}
     changed = []
     for name, time in _TIMES.items():
         rules = []
-        policy = tables[name]["storage_policy"]
+        on_hosts = [table for table in tables if table["name"] == name]
+        policy = on_hosts[0]["storage_policy"]
         if retention.hot_days and name in _MOVED and (cold := _cold_policy(policy, policies)):
-            if cold != policy:
+            if any(table["storage_policy"] != cold for table in on_hosts):
                 await warehouse.execute(
                     f"-- ttl.apply\nALTER TABLE {name} MODIFY SETTING storage_policy = '{cold}'"
                 )
             rules.append(f"{time} + toIntervalDay({retention.hot_days}) TO VOLUME 'cold'")
         if retention.cold_days:
             rules.append(f"{time} + toIntervalDay({retention.cold_days}){_DELETE_ONLY.get(name, '')}")
-        now = _ttl(tables[name]["create_table_query"])
         wanted = ", ".join(rules)
-        if now == wanted:
+        if all(_ttl(table["create_table_query"]) == wanted for table in on_hosts):
             continue
         await warehouse.execute(
             f"-- ttl.apply\nALTER TABLE {name} {f'MODIFY TTL {wanted}' if wanted else 'REMOVE TTL'}"

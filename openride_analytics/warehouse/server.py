@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from asynch.errors import ServerException
@@ -21,6 +21,7 @@ from openride_analytics.config import ConfigError
 from openride_analytics.ops.metrics import PoolUse
 from openride_analytics.warehouse import (
     SETTINGS,
+    UNKNOWN_TABLE,
     Block,
     Parameters,
     QueryTooLong,
@@ -32,6 +33,7 @@ from openride_analytics.warehouse import (
     parameter_text,
     quoted,
 )
+from openride_analytics.warehouse.cluster import Cluster, shards_text
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
@@ -84,6 +86,9 @@ class ServerWarehouse:
 
     `url` is `clickhouse://user:password@host:9000/database` (`clickhouses://` with TLS; `?verify=0` trusts any
     certificate). Connections are opened when needed, at most `max_connections` at a time.
+
+    With the name of a `cluster` that this server belongs to, tables are spread over its shards (see `cluster`). Then the
+    user and password, and TLS if any, must be right on all its hosts.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class ServerWarehouse:
         *,
         query_timeout_seconds: float,
         insert_timeout_seconds: float,
+        cluster: str = "",
+        replicated: bool = False,
         max_connections: int = 16,
     ) -> None:
         parts = urlsplit(url)
@@ -109,6 +116,10 @@ class ServerWarehouse:
             "send_receive_timeout": insert_timeout_seconds,
             "client_name": "openride-analytics",
         }
+        self._cluster = (
+            Cluster(cluster, self._options["database"], replicated=replicated) if cluster else None
+        )
+        self._settings = {**SETTINGS, **(self._cluster.settings if self._cluster else {})}
         self._query_timeout = query_timeout_seconds
         self._insert_timeout = insert_timeout_seconds
         self._places = asyncio.Semaphore(max_connections)
@@ -116,6 +127,16 @@ class ServerWarehouse:
         self._waiting = 0
         self._used = 0
         self._idle: list[_Connection] = []
+
+    @property
+    def stored_in(self) -> str:
+        """See `Warehouse.stored_in`."""
+        return self._cluster.shard_database if self._cluster else str(self._options["database"])
+
+    async def query_hosts(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """See `Warehouse.query_hosts`."""
+        bound = {**(parameters or {}), "stored_in": self.stored_in}
+        return await self.query(self._cluster.on_hosts(sql) if self._cluster else sql, bound)
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """See `Warehouse.query`."""
@@ -140,9 +161,39 @@ class ServerWarehouse:
 
     async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
         """See `Warehouse.execute`."""
+        if self._cluster is not None and (placed := self._cluster.placed(statement)):
+            await self._everywhere(self._cluster, placed, parameters)
+            return
         async with self._connection(self._insert_timeout) as connection:
             await _bind(connection, parameters)
             await connection.execute(statement)
+
+    async def _everywhere(
+        self, cluster: Cluster, statements: Sequence[str], parameters: Parameters | None = None
+    ) -> None:
+        """Runs statements of `cluster` one after the other, each on all hosts before the next."""
+        # From the default database, as the configured one may not be there.
+        here = {**self._options, "database": "default"}
+        if cluster.replicated:  # they say ON CLUSTER
+            hosts = [here]
+        else:
+            found = await self._hosts(cluster)
+            hosts = [{**here, "host": host["host"], "port": host["port"]} for host in found]
+        for statement in statements:
+            for options in hosts:
+                async with self._connection(self._insert_timeout, options) as connection:
+                    await _bind(connection, parameters)
+                    await connection.execute(statement)
+
+    async def _hosts(self, cluster: Cluster) -> list[Row]:
+        async with self._connection(
+            self._query_timeout, {**self._options, "database": "default"}
+        ) as connection:
+            await _bind(connection, {"cluster": cluster.name})
+            rows = await connection.execute(_HOSTS)
+        if not rows:
+            raise ConfigError(f"clickhouse.cluster: the server knows no cluster {cluster.name!r}")
+        return [dict(zip(("shard", "host", "port"), row, strict=True)) for row in rows]
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         """See `Warehouse.insert`."""
@@ -152,12 +203,37 @@ class ServerWarehouse:
     async def create_database(self) -> None:
         """See `Warehouse.create_database`."""
         # From the default database, as the configured one may not be there; others ask meanwhile, and stay in theirs.
+        if self._cluster is not None:
+            await self._create_databases(self._cluster)
+            return
         async with self._connection(
             self._insert_timeout, {**self._options, "database": "default"}
         ) as connection:
             await connection.execute(
                 f"CREATE DATABASE IF NOT EXISTS `{self._options['database']}` ENGINE = Atomic"
             )
+
+    async def _create_databases(self, cluster: Cluster) -> None:
+        shards = len({host["shard"] for host in await self._hosts(cluster)})
+        # Not where all is there already: `ON CLUSTER` waits for hosts that are away.
+        if not await self._laid_out(cluster, shards):
+            await self._everywhere(cluster, cluster.create_databases(shards))
+            if not await self._laid_out(cluster, shards):
+                raise WarehouseUnavailable(f"{cluster.shard_database} is not on all hosts yet")
+
+    async def _laid_out(self, cluster: Cluster, shards: int) -> bool:
+        """Whether the hosts have the databases, for this number of shards."""
+        async with self._connection(
+            self._query_timeout, {**self._options, "database": "default"}
+        ) as connection:
+            await _bind(connection, {"database": cluster.database, "stored_in": cluster.shard_database})
+            ((hosts, databases, comments),) = await connection.execute(cluster.on_hosts(_LAID_OUT))
+        if set(comments) - {shards_text(shards)}:
+            raise ConfigError(
+                f"clickhouse.cluster: {cluster.name!r} has {shards_text(shards)} now, but the rows of"
+                f" {cluster.shard_database} were laid out for another number: see docs/scaling.md"
+            )
+        return bool(databases == 2 * hosts)
 
     def use(self) -> PoolUse:
         """How the connections are used just now."""
@@ -203,7 +279,7 @@ class ServerWarehouse:
                     connection = self._idle.pop()
                 else:
                     connection = _Connection(**(own_options or self._options))  # type: ignore[no-untyped-call]
-                connection.settings = {**SETTINGS, "max_execution_time": int(timeout_seconds) or 1}  # type: ignore[attr-defined]
+                connection.settings = {**self._settings, "max_execution_time": int(timeout_seconds) or 1}  # type: ignore[attr-defined]
                 try:
                     yield connection
                 except BaseException:
@@ -215,6 +291,8 @@ class ServerWarehouse:
                 else:
                     _abort(connection)
         except ServerException as error:
+            if self._cluster is not None and error.code == UNKNOWN_TABLE:  # on one of the shards, perhaps
+                raise WarehouseUnavailable(str(error)) from error
             raise failure(error.code or 0, str(error)) from error
         except TimeoutError as error:
             raise QueryTooLong(f"no answer within {timeout_seconds:g} s") from error
@@ -222,6 +300,25 @@ class ServerWarehouse:
             raise
         except Exception as error:  # a server that answers garbage makes asynch raise anything
             raise WarehouseUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+_HOSTS: Final = """
+-- cluster.hosts
+SELECT shard_num, host_name, port
+FROM system.clusters
+WHERE cluster = {cluster:String}
+ORDER BY shard_num, replica_num
+"""
+
+_LAID_OUT: Final = """
+-- cluster.laid_out
+SELECT
+    (SELECT count() FROM system.one) AS hosts,
+    count() AS databases,
+    groupUniqArrayIf(comment, name = {stored_in:String}) AS comments
+FROM system.databases
+WHERE name IN ({database:String}, {stored_in:String})
+"""
 
 
 def _database(name: str) -> str:

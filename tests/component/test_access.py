@@ -33,7 +33,6 @@ from tests.component.test_http import App, problem, running, without_stores
 from tests.servers.databases import drop_database, fresh_database
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, free_port
-from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -413,10 +412,17 @@ async def test_too_many_requests_are_a_429_that_says_when_to_come_again(app: App
     assert (await ask(app, "GET", "/v1/metrics/definitions", other)).status_code == 200
 
 
-async def test_instances_that_share_redis_count_together(redis_server: RedisServer) -> None:
-    redis_server.ensure_running()
+@pytest.mark.parametrize("in_cluster", [False, True], ids=["one server", "cluster"])
+async def test_instances_that_share_redis_count_together(
+    request: pytest.FixtureRequest, *, in_cluster: bool
+) -> None:
+    servers = (
+        request.getfixturevalue("redis_cluster") if in_cluster else [request.getfixturevalue("redis_server")]
+    )
+    for server in servers:
+        server.ensure_running()
     who = f"key:{time.time_ns()}"
-    caches = [RedisCache(redis_server.url) for _ in range(2)]
+    caches = [RedisCache(server.url, cluster=in_cluster) for server in (servers[0], servers[-1])]
     try:
         instances = [Limits(cache) for cache in caches]
         waits = [await instances[turn % 2].wait_seconds(who, 6) for turn in range(7)]

@@ -10,13 +10,13 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from openride_analytics import cache as caching
 from openride_analytics.answers import Answers
 from openride_analytics.cache import AWAY, Cache, Changes, Claim, MemoryCache, RedisCache
 from openride_analytics.config import Cache as Lifetimes
-from tests.caches import emptied
+from tests.caches import emptied, emptied_cluster
 from tests.servers.redis import RedisServer
 
 # A call on a cache that fails may take its own limit, and a little for a busy machine.
@@ -179,10 +179,16 @@ async def test_what_is_very_large_is_not_kept_nor_what_was_in_its_place(
     assert await entry_of(cache, "large") is None
 
 
+@pytest.mark.parametrize("in_cluster", [False, True], ids=["one server", "cluster"])
 async def test_one_instance_gets_the_claim_and_the_others_when_it_is_over(
-    redis_server: RedisServer, patient: None
+    request: pytest.FixtureRequest, patient: None, *, in_cluster: bool
 ) -> None:
-    one, two = await emptied(redis_server), RedisCache(redis_server.url)
+    if in_cluster:
+        nodes = request.getfixturevalue("redis_cluster")
+        one, two = await emptied_cluster(nodes), RedisCache(nodes[1].url, cluster=True)
+    else:
+        server = request.getfixturevalue("redis_server")
+        one, two = await emptied(server), RedisCache(server.url)
     era = (await changes_of(one)).era
     first = await one.claim("key", era, 60, 2.0)
     assert first.token
@@ -230,16 +236,26 @@ async def test_after_forgetting_there_is_another_era_and_no_entry(cache: Cache) 
     assert await entry_of(cache, "key") is None
 
 
+@pytest.mark.parametrize("in_cluster", [False, True], ids=["one server", "cluster"])
 async def test_redis_keeps_none_of_many_entries_and_all_that_is_not_ours(
-    redis_server: RedisServer, patient: None
+    request: pytest.FixtureRequest, patient: None, *, in_cluster: bool
 ) -> None:
-    cache = await emptied(redis_server)
-    async with Redis.from_url(redis_server.url) as client:
-        await client.mset({f"openride:{number}": "entry" for number in range(5_000)})
-        await client.set("another:1", "stays")
+    client: Redis | RedisCluster
+    if in_cluster:
+        nodes = request.getfixturevalue("redis_cluster")
+        cache, client = await emptied_cluster(nodes), RedisCluster.from_url(nodes[1].url)
+    else:
+        server = request.getfixturevalue("redis_server")
+        cache, client = await emptied(server), Redis.from_url(server.url)
+    async with client:
+        await client.mset({f"{{openride}}:{number}": "entry" for number in range(5_000)})
+        others = [f"another:{number}".encode() for number in range(10)]
+        for other in others:
+            await client.set(other, "stays")
         await cache.data_changed(0)
         assert await cache.forget_all()
-        assert sorted(await client.keys("*")) == [b"another:1", b"openride:changes"]
+        everywhere = {"target_nodes": RedisCluster.PRIMARIES} if in_cluster else {}
+        assert sorted(await client.keys("*", **everywhere)) == [*others, b"{openride}:changes"]
     await cache.close()
 
 
@@ -250,7 +266,7 @@ async def test_a_redis_that_has_lost_its_memory_begins_another_era(
     await cache.data_changed(0)
     before = await changes_of(cache)
     async with Redis.from_url(redis_server.url) as client:
-        await client.delete("openride:changes")
+        await client.delete("{openride}:changes")
     assert (await changes_of(cache)).era != before.era
     await cache.close()
 
@@ -264,11 +280,11 @@ async def test_spoilt_changes_begin_another_era(
 
     async def spoil() -> None:
         async with Redis.from_url(redis_server.url) as client:
-            await client.delete("openride:changes")
+            await client.delete("{openride}:changes")
             if poison is None:
-                await client.lpush("openride:changes", "a list")
+                await client.lpush("{openride}:changes", "a list")
             else:
-                await client.set("openride:changes", poison)
+                await client.set("{openride}:changes", poison)
 
     await spoil()
     after = await changes_of(cache)

@@ -426,6 +426,8 @@ class Through:
     def __init__(self, inner: Warehouse) -> None:
         self._inner = inner
         self.stream = inner.stream
+        self.query_hosts = inner.query_hosts
+        self.stored_in = inner.stored_in
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         return await self._inner.query(sql, parameters)

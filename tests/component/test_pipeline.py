@@ -52,6 +52,8 @@ class Held:
     def __init__(self, inner: Warehouse) -> None:
         self._inner = inner
         self.stream = inner.stream
+        self.query_hosts = inner.query_hosts
+        self.stored_in = inner.stored_in
         self.refusing = b""
         self.go = asyncio.Event()
         self.asked = asyncio.Event()

@@ -244,7 +244,7 @@ def redis_flushed(stage: Stage, chance: Random) -> None:
 def redis_poisoned(stage: Stage, chance: Random) -> None:
     """Entries that are none, and a version that is no number."""
     with Redis.from_url(stage.redis.url) as client:
-        for key in client.keys("openride:*"):
+        for key in client.keys("{openride}:*"):
             client.set(key, chance.choice((b"\xc1", b"[", b"\x93\x01\x02\x03")))
     a_moment(chance)
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from openride_analytics import exports
 from openride_analytics.config import Exports
 from openride_analytics.exports import Question
+from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.server import ServerWarehouse
 from tests.properties import SLOW, holds
 from tests.stores import disordered, empty, store
 
@@ -85,16 +87,27 @@ CHECKS: dict[str, tuple[str, Callable[[Rows, dict[str, Any], dict[str, Any]], No
 async def test_the_rows_are_those_that_the_metrics_count(
     dataset: str, embedded_warehouse: EmbeddedWarehouse
 ) -> None:
+    await _add_up(dataset, embedded_warehouse, examples=6)
+
+
+@pytest.mark.parametrize("dataset", CHECKS)
+async def test_they_are_too_where_rows_are_spread_over_two_shards(
+    dataset: str, cluster_warehouse: ServerWarehouse
+) -> None:
+    await _add_up(dataset, cluster_warehouse, examples=2)
+
+
+async def _add_up(dataset: str, warehouse: Warehouse, *, examples: int) -> None:
     endpoint, check = CHECKS[dataset]
 
-    @settings(SLOW, max_examples=6)
+    @settings(SLOW, max_examples=examples)
     @given(case=streams.cases(endpoint), seed=st.integers(0, 2**32))
     async def add_up(case: tuple[list[dict[str, Any]], Any], seed: int) -> None:
         events, question = case
         # The currency of a filter keeps a driver's amounts, and an export's rows.
         question = replace(question, limit=1_000, **({"currency": None} if endpoint == "drivers" else {}))
-        await empty(embedded_warehouse)
-        await store(embedded_warehouse, disordered(events, seed), currency=question.default_currency)
+        await empty(warehouse)
+        await store(warehouse, disordered(events, seed), currency=question.default_currency)
         given_filters = filters_of(question, endpoint).given
         taken = {name: value for name, value in given_filters.items() if name in exports.filters_of(dataset)}
         if taken != given_filters:
@@ -105,7 +118,7 @@ async def test_the_rows_are_those_that_the_metrics_count(
             filters=filters_of(question, endpoint),
             default_currency=question.default_currency,
         )
-        async with exports.csv_lines(embedded_warehouse, dataset, asked, limits=Exports()) as (
+        async with exports.csv_lines(warehouse, dataset, asked, limits=Exports()) as (
             columns,
             lines,
         ):

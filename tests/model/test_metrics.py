@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
+from openride_analytics.warehouse.server import ServerWarehouse
 from tests.properties import SLOW, holds
 from tests.stores import disordered, empty, store
 
@@ -32,9 +34,14 @@ async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
     await _agrees(endpoint, embedded_warehouse, from_java=True, examples=5)
 
 
-async def _agrees(
-    endpoint: str, embedded_warehouse: EmbeddedWarehouse, *, from_java: bool, examples: int
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
+    endpoint: str, cluster_warehouse: ServerWarehouse
 ) -> None:
+    await _agrees(endpoint, cluster_warehouse, from_java=False, examples=5)
+
+
+async def _agrees(endpoint: str, warehouse: Warehouse, *, from_java: bool, examples: int) -> None:
     @settings(SLOW, max_examples=examples)
     @given(
         case=streams.cases(endpoint, java_gaps=from_java),
@@ -43,15 +50,15 @@ async def _agrees(
     )
     async def agrees(case: tuple[list[dict[str, Any]], Question], seed: int, batches: int) -> None:
         events, question = case
-        await empty(embedded_warehouse)
+        await empty(warehouse)
         await store(
-            embedded_warehouse,
+            warehouse,
             disordered(events, seed),
             batches=batches,
             currency=question.default_currency,
             from_java=from_java,
         )
-        actual = await answer(embedded_warehouse, endpoint, question)
+        actual = await answer(warehouse, endpoint, question)
         for name in DEPENDS_ON_ARRIVAL:
             actual["summary"].pop(name, None)
         expected = getattr(naive, endpoint)(events, question)
