@@ -11,7 +11,7 @@ from openride_analytics.cache import Cache
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
-from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
+from openride_analytics.warehouse.changes import WITHIN, Say, inserts_ended, mutate, spans_of
 from openride_analytics.warehouse.facts import (
     ADD_HISTORIES,
     FACTS,
@@ -54,8 +54,8 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
     Ids derived from content are entered too (a producer may have given ids of that form): they clash with nothing.
     """
     for table, add in (("events", _ADD_EVENTS), ("driver_locations", _ADD_LOCATIONS)):
-        for day in await days_of(warehouse, table):
-            await warehouse.execute(add, {"day": day})
+        for span in await spans_of(warehouse, table):
+            await warehouse.execute(add, span)
         say(f"event_ids: from {table}")
     if (await warehouse.query(_COUNT_UNRANKED))[0]["unranked"]:
         # Of before there were ranks. They are there again with one, and would look like another content.
@@ -64,13 +64,13 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
 
 async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
     """Adds what is missing, and takes away what has no stored event any more."""
-    for day in await days_of(warehouse, "events"):
-        await warehouse.execute(ADD_HISTORIES.replace("{within}", DAY), {"day": day})
-    for day in await days_of(warehouse, "histories"):
-        rows = await warehouse.query(_COUNT_STALE_HISTORIES, {"day": day})
+    for span in await spans_of(warehouse, "events"):
+        await warehouse.execute(ADD_HISTORIES.replace("{within}", WITHIN), span)
+    for span in await spans_of(warehouse, "histories"):
+        rows = await warehouse.query(_COUNT_STALE_HISTORIES, span)
         if stale := int(rows[0]["stale"]):
-            say(f"histories: {stale} without a stored event on {day}")
-            await mutate(warehouse, "histories", f"DELETE WHERE {_STALE_HISTORIES}", {"day": day}, say=say)
+            say(f"histories: {stale} without a stored event")
+            await mutate(warehouse, "histories", f"DELETE WHERE {_STALE_HISTORIES}", span, say=say)
     say("histories: from events")
 
 
@@ -90,8 +90,8 @@ async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
 
     While a row is missing its doubt is there, so readers look at the events.
     """
-    for row in await warehouse.query(_HOURS_DAYS):
-        await warehouse.execute(_DOUBT_STALE, {"day": row["day"]})
+    for span in await spans_of(warehouse, "active_hours", "fromUnixTimestamp64Milli(hour * 3600000, 'UTC')"):
+        await warehouse.execute(_DOUBT_STALE, span)
     (decided,) = await warehouse.query(_DECIDED)
     before = {"before": decided["at_ms"]}
     # Doubts of that time are there now; what comes later stays in doubt.
@@ -103,8 +103,8 @@ async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
         # An event's row may have been dropped before the event was seen.
         await inserts_ended(warehouse, say=say)
     for table, add in (("events", _ADD_ACTS), ("driver_locations", _ADD_SEEN)):
-        for day in await days_of(warehouse, table):
-            await warehouse.execute(add, {"day": day})
+        for span in await spans_of(warehouse, table):
+            await warehouse.execute(add, span)
         say(f"active_hours: from {table}")
     if doubts[0]["found"]:
         await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
@@ -141,12 +141,12 @@ WHERE content_rank = 0
 """
 
 _STALE_HISTORIES: Final = f"""
-{DAY}
+{WITHIN}
 AND (event_type, event_timestamp, event_id, content_rank) NOT IN
 (
     SELECT event_type, event_timestamp, event_id, content_rank
     FROM events
-    WHERE {DAY}
+    WHERE {WITHIN}
 )
 """
 
@@ -175,7 +175,7 @@ INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, thing_i
 SELECT DISTINCT
     event_id, event_type, event_timestamp, toUUID('00000000-0000-0000-0000-000000000000'), {THING}, content_rank
 FROM events
-WHERE {DAY}
+WHERE {WITHIN}
   AND user_id NOT IN (SELECT user_id FROM erased_users)
   AND rider_id NOT IN (SELECT user_id FROM erased_users)
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
@@ -186,15 +186,8 @@ _ADD_LOCATIONS: Final = f"""
 INSERT INTO event_ids (event_id, event_type, event_timestamp, driver_id, content_rank)
 SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id, content_rank
 FROM driver_locations
-WHERE {DAY}
+WHERE {WITHIN}
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
-"""
-
-_HOURS_DAYS: Final = """
--- rebuild.active_days
-SELECT DISTINCT toString(toDate(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))) AS day
-FROM active_hours
-ORDER BY day
 """
 
 _DECIDED: Final = """
@@ -203,9 +196,9 @@ SELECT toUnixTimestamp64Milli(now64(3, 'UTC')) AS at_ms
 """
 
 _ACTS: Final = f"""
-    {acts_of_events(DAY)}
+    {acts_of_events(WITHIN)}
     UNION ALL
-    {acts_of_locations(DAY)}
+    {acts_of_locations(WITHIN)}
 """
 
 _DOUBT_STALE: Final = f"""
@@ -213,8 +206,8 @@ _DOUBT_STALE: Final = f"""
 INSERT INTO doubtful_hours (kind, hour, user_id)
 SELECT DISTINCT kind, hour, user_id
 FROM active_hours
-WHERE hour >= intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000)
-  AND hour < intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000) + 24
+WHERE hour >= intDiv({{first_ms:Int64}}, 3600000)
+  AND hour < intDiv({{end_ms:Int64}}, 3600000)
   AND (CAST(kind, 'String'), hour, user_id) NOT IN
   (
       SELECT kind, {HOUR}, user_id
@@ -238,7 +231,7 @@ _ADD_ACTS: Final = f"""
 -- rebuild.add_acts
 INSERT INTO active_hours (kind, hour, user_id)
 SELECT DISTINCT kind, {HOUR}, user_id
-FROM ({acts_of_events(DAY)})
+FROM ({acts_of_events(WITHIN)})
 WHERE user_id NOT IN (SELECT user_id FROM erased_users)
 """
 
@@ -246,6 +239,6 @@ _ADD_SEEN: Final = f"""
 -- rebuild.add_seen
 INSERT INTO active_hours (kind, hour, user_id)
 SELECT DISTINCT kind, {HOUR}, user_id
-FROM ({acts_of_locations(DAY)})
+FROM ({acts_of_locations(WITHIN)})
 WHERE user_id NOT IN (SELECT user_id FROM erased_users)
 """

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final
 
-from openride_analytics.warehouse import Parameters, QueryTooLong, Warehouse, WarehouseUnavailable
+from openride_analytics.warehouse import Parameter, Parameters, QueryTooLong, Warehouse, WarehouseUnavailable
 
 # Where lines about the progress go.
 Say = Callable[[str], None]
@@ -65,9 +65,19 @@ async def months_of(warehouse: Warehouse, table: str) -> list[int]:
     return [int(row["month"]) for row in await warehouse.query_hosts(_MONTHS, {"table": table})]
 
 
-async def days_of(warehouse: Warehouse, table: str) -> list[str]:
-    """The days, UTC, of which a table has rows: what `DAY` binds as `day`."""
-    return [row["day"] for row in await warehouse.query(_DAYS.replace("{table}", table))]
+async def spans_of(
+    warehouse: Warehouse, table: str, time: str = "event_timestamp"
+) -> list[dict[str, Parameter]]:
+    """Spans of time, whole days in UTC, that hold all rows of a table, about as many each: what `WITHIN` binds."""
+    spans: list[dict[str, Parameter]] = []
+    rows = _ROWS_AT_ONCE
+    for day in await warehouse.query(_DAYS.replace("{table}", table).replace("{time}", time)):
+        if rows + day["row_count"] > _ROWS_AT_ONCE:
+            spans.append({"first_ms": day["day_ms"]})
+            rows = 0
+        rows += day["row_count"]
+        spans[-1]["end_ms"] = day["day_ms"] + _DAY_MS
+    return spans
 
 
 async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say: Say) -> str:
@@ -86,15 +96,20 @@ async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say:
     return ""
 
 
-DAY: Final = """event_timestamp >= toDateTime64({day:String}, 3, 'UTC')
-AND event_timestamp < toDateTime64({day:String}, 3, 'UTC') + toIntervalDay(1)"""
-"""A condition on a time: within a day."""
+WITHIN: Final = """event_timestamp >= fromUnixTimestamp64Milli({first_ms:Int64})
+AND event_timestamp < fromUnixTimestamp64Milli({end_ms:Int64})"""
+"""A condition on a time: within one of `spans_of`."""
+
+# Bounds the memory and the time of one statement, unless a single day has more.
+_ROWS_AT_ONCE: Final = 500_000
+_DAY_MS: Final = 86_400_000
 
 _DAYS: Final = """
 -- changes.days
-SELECT DISTINCT toString(toDate(event_timestamp)) AS day
+SELECT toUnixTimestamp64Milli(toDateTime64(toStartOfDay({time}, 'UTC'), 3, 'UTC')) AS day_ms, count() AS row_count
 FROM {table}
-ORDER BY day
+GROUP BY day_ms
+ORDER BY day_ms
 """
 
 _UNFINISHED: Final = """

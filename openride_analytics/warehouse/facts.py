@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from openride_analytics.warehouse import Parameters, Warehouse
-from openride_analytics.warehouse.changes import DAY, days_of
+from openride_analytics.warehouse.changes import WITHIN, spans_of
 
 FIRST: Final = (
     "bitShiftLeft(toUInt128(toUnixTimestamp64Milli(event_timestamp)), 64)"
@@ -185,10 +185,10 @@ FROM
 
 
 async def derive_missing(warehouse: Warehouse) -> int:
-    """Derives what was stored and not derived, day by day; returns the number of things. After a crash there may be some."""
+    """Derives what was stored and not derived; returns the number of things. After a crash there may be some."""
     found = 0
-    for day in await days_of(warehouse, "events"):
-        rows = await warehouse.query(_MISSING.replace("{within}", DAY), {"day": day})
+    for span in await spans_of(warehouse, "events"):
+        rows = await warehouse.query(_MISSING.replace("{within}", WITHIN), span)
         await derive(warehouse, [row["thing"] for row in rows])
         found += len(rows)
     return found
