@@ -29,12 +29,12 @@ from zoneinfo import ZoneInfo
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from openride_analytics.analytics import cohort, funnel, geographic, retention
-from openride_analytics.ingest.facts import IN_PART, derive_among, parts_of_things
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
 from openride_analytics.migrations import load
 from openride_analytics.period import Period, milliseconds
 from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.facts import IN_PART, derive_among, parts_of_things
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.clickhouse import ClickHouseServer
 

@@ -15,10 +15,11 @@ from typing import Final
 from uuid import UUID
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.facts import derive
 from openride_analytics.ingest.pipeline import settle_clashes_among
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
+from openride_analytics.warehouse.acts import acts_of_events, doubt_acts
 from openride_analytics.warehouse.changes import Say, inserts_ended, months_of, mutate
+from openride_analytics.warehouse.facts import derive
 
 # More than one round is needed only where rows came in by another way than the guarded one.
 _ROUNDS: Final = 5
@@ -121,6 +122,7 @@ async def _settle(warehouse: Warehouse) -> None:
             await settle_clashes_among(warehouse, among, {"month": month})
     for month in await months_of(warehouse, "events"):
         await warehouse.execute(_BURY_CONTENTS, {"month": month})
+        await warehouse.execute(_DOUBT_OTHERS, {"month": month})
 
 
 _GUARD: Final = """
@@ -158,6 +160,20 @@ WHERE (event_type, event_timestamp, event_id) IN
 GROUP BY event_type, event_id, event_timestamp
 HAVING argMax({_THEIRS}, content_rank) AND NOT min({_THEIRS})
 """
+
+# Others acted by these events too: a rider on an erased driver's trip. What else may show their hour is looked for.
+_DOUBT_OTHERS: Final = doubt_acts(
+    acts_of_events(
+        f"""(event_type, event_timestamp, event_id) IN
+              (
+                  SELECT event_type, event_timestamp, event_id
+                  FROM events
+                  WHERE {_THEIRS} AND toYYYYMM(event_timestamp) = {{month:UInt32}}
+              )
+              AND toYYYYMM(event_timestamp) = {{month:UInt32}}""",
+        final=False,
+    )
+)
 
 # The entries of their events, but of no event that shares its type, time and id with another's.
 _THEIR_IDS: Final = f"""
@@ -215,5 +231,7 @@ _TRACES: Final = (
         change=f"UPDATE {_BLANKED}",
     ),
     _Trace("driver_locations", "driver_locations", _THEIR_LOCATIONS, months_of="driver_locations"),
+    _Trace("active_hours", "active_hours", f"user_id IN {_ERASED}"),
+    _Trace("doubtful_hours", "doubtful_hours", f"user_id IN {_ERASED}"),
     _Trace("dead_letters", "dead_letters", _THEIR_LETTERS),
 )

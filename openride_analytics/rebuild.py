@@ -8,7 +8,11 @@ verdict for good (its winner may have expired, or been erased, and the loser's c
 from typing import Final
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.facts import (
+from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
+from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
+from openride_analytics.warehouse.facts import (
     ADD_HISTORIES,
     FACTS,
     IN_PART,
@@ -16,9 +20,6 @@ from openride_analytics.ingest.facts import (
     derive_among,
     parts_of_things,
 )
-from openride_analytics.ingest.pipeline import settle_all_clashes
-from openride_analytics.warehouse import Warehouse
-from openride_analytics.warehouse.changes import DAY, Say, days_of, inserts_ended, mutate
 
 _PARTS: Final = 64
 
@@ -33,6 +34,7 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
     say("clashes: settling")
     await settle_all_clashes(warehouse)
     await _renew_facts(warehouse, say)
+    await _renew_active_hours(warehouse, say)
     await cache.data_changed()
 
 
@@ -55,6 +57,9 @@ async def _add_ids(warehouse: Warehouse, say: Say) -> None:
         for day in await days_of(warehouse, table):
             await warehouse.execute(add, {"day": day})
         say(f"event_ids: from {table}")
+    if (await warehouse.query(_COUNT_UNRANKED))[0]["unranked"]:
+        # Of before there were ranks. They are there again with one, and would look like another content.
+        await mutate(warehouse, "event_ids", "DELETE WHERE content_rank = 0", say=say)
 
 
 async def _renew_histories(warehouse: Warehouse, say: Say) -> None:
@@ -80,6 +85,31 @@ async def _renew_facts(warehouse: Warehouse, say: Say) -> None:
     say("facts: from histories")
 
 
+async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
+    """Rows without an event are put in doubt; then all doubtful ones are dropped, and added again where an event says so.
+
+    While a row is missing its doubt is there, so readers look at the events.
+    """
+    for row in await warehouse.query(_HOURS_DAYS):
+        await warehouse.execute(_DOUBT_STALE, {"day": row["day"]})
+    (decided,) = await warehouse.query(_DECIDED)
+    before = {"before": decided["at_ms"]}
+    # Doubts of that time are there now; what comes later stays in doubt.
+    await inserts_ended(warehouse, say=say)
+    doubts = await warehouse.query(_COUNT_DOUBTS, before)
+    if doubts[0]["found"]:
+        say(f"active_hours: {doubts[0]['found']} in doubt")
+        await mutate(warehouse, "active_hours", f"DELETE WHERE {_DOUBTED}", before, say=say)
+        # An event's row may have been dropped before the event was seen.
+        await inserts_ended(warehouse, say=say)
+    for table, add in (("events", _ADD_ACTS), ("driver_locations", _ADD_SEEN)):
+        for day in await days_of(warehouse, table):
+            await warehouse.execute(add, {"day": day})
+        say(f"active_hours: from {table}")
+    if doubts[0]["found"]:
+        await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
+
+
 _OF_PART: Final = "sipHash64(event_id) % {parts:UInt8} = {part:UInt8}"
 
 _STALE: Final = f"""
@@ -102,6 +132,13 @@ AND if(
 """
 
 _COUNT_STALE: Final = f"-- rebuild.stale\nSELECT toInt64(count()) AS stale FROM event_ids WHERE {_STALE}"
+
+_COUNT_UNRANKED: Final = """
+-- rebuild.unranked_ids
+SELECT toInt64(count()) AS unranked
+FROM event_ids
+WHERE content_rank = 0
+"""
 
 _STALE_HISTORIES: Final = f"""
 {DAY}
@@ -151,4 +188,64 @@ SELECT DISTINCT event_id, 'driver.location.updated', event_timestamp, driver_id,
 FROM driver_locations
 WHERE {DAY}
   AND driver_id NOT IN (SELECT user_id FROM erased_users)
+"""
+
+_HOURS_DAYS: Final = """
+-- rebuild.active_days
+SELECT DISTINCT toString(toDate(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))) AS day
+FROM active_hours
+ORDER BY day
+"""
+
+_DECIDED: Final = """
+-- rebuild.now
+SELECT toUnixTimestamp64Milli(now64(3, 'UTC')) AS at_ms
+"""
+
+_ACTS: Final = f"""
+    {acts_of_events(DAY)}
+    UNION ALL
+    {acts_of_locations(DAY)}
+"""
+
+_DOUBT_STALE: Final = f"""
+-- rebuild.doubt
+INSERT INTO doubtful_hours (kind, hour, user_id)
+SELECT DISTINCT kind, hour, user_id
+FROM active_hours
+WHERE hour >= intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000)
+  AND hour < intDiv(toUnixTimestamp64Milli(toDateTime64({{day:String}}, 3, 'UTC')), 3600000) + 24
+  AND (CAST(kind, 'String'), hour, user_id) NOT IN
+  (
+      SELECT kind, {HOUR}, user_id
+      FROM ({_ACTS})
+  )
+"""
+
+_OLD: Final = "doubted_at < fromUnixTimestamp64Milli({before:Int64})"
+_COUNT_DOUBTS: Final = f"""
+-- rebuild.doubts
+SELECT toInt64(count()) AS found
+FROM doubtful_hours
+WHERE {_OLD}
+"""
+_DOUBTED: Final = f"""
+(kind, hour, user_id) IN (SELECT kind, hour, user_id FROM doubtful_hours WHERE {_OLD})
+OR (kind, hour) IN (SELECT kind, hour FROM doubtful_hours WHERE {_OLD} AND empty(user_id))
+"""
+
+_ADD_ACTS: Final = f"""
+-- rebuild.add_acts
+INSERT INTO active_hours (kind, hour, user_id)
+SELECT DISTINCT kind, {HOUR}, user_id
+FROM ({acts_of_events(DAY)})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
+"""
+
+_ADD_SEEN: Final = f"""
+-- rebuild.add_seen
+INSERT INTO active_hours (kind, hour, user_id)
+SELECT DISTINCT kind, {HOUR}, user_id
+FROM ({acts_of_locations(DAY)})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
 """

@@ -1,6 +1,6 @@
 -- The events of bookings, payments and trips once more, so that questions about them need not put each one together
 -- again: `histories` has them by the thing, to see its whole life at once, and `facts` in the order of time, each event
--- with what the rest of its thing's life says. See openride_analytics/ingest/facts.py for the way from one to the other.
+-- with what the rest of its thing's life says. See openride_analytics/warehouse/facts.py for the way from one to the other.
 
 -- Fed by the view below. Contents that lost their key to another stay until they are merged away: see `buried`. Small
 -- granules and blocks: it is read by thousands of scattered things at a time.

@@ -15,9 +15,10 @@ from msgspec import Meta, Struct
 from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import measure
-from openride_analytics.metrics.question import FIRST, Filters, rate, statement
+from openride_analytics.metrics.question import Filters, rate, statement
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
+from openride_analytics.warehouse.facts import FIRST
 
 FILTERS: Final = frozenset({"city", "state"})
 STEPS: Final = (

@@ -19,7 +19,6 @@ import structlog
 
 from openride_analytics.events import TYPES, BadEvent, Event
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY, OVER_HTTP, DeadLetter, store_dead_letters
-from openride_analytics.ingest.facts import derive
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
 from openride_analytics.ops.tracing import OFF, Span, Tracing
 from openride_analytics.warehouse import (
@@ -30,6 +29,8 @@ from openride_analytics.warehouse import (
     Warehouse,
     WarehouseError,
 )
+from openride_analytics.warehouse.acts import HOUR, acts_of_events, doubt_acts
+from openride_analytics.warehouse.facts import derive
 
 log = structlog.get_logger(__name__)
 
@@ -433,6 +434,9 @@ async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Par
     for start in range(0, len(clashing), IDS_PER_QUERY):
         some = clashing[start : start + IDS_PER_QUERY]
         losers = {"ids": [row["id"] for row in some]}
+        # Doubted before they are gone: whoever reads in between finds them in the events.
+        for doubt in (_DOUBT_EVENTS, _DOUBT_LOCATIONS, _DOUBT_HOURS):
+            await warehouse.execute(doubt, losers)
         for bury in (_BURY_EVENTS, _BURY_LOCATIONS, _BURY_CONTENTS, _BURY_FACTS):
             await warehouse.execute(bury, losers)
         await derive(warehouse, sorted({thing for row in some for thing in row["things"]}))
@@ -442,7 +446,8 @@ _PARTS: Final = 64
 
 _NO_THING: Final = "toUUID('00000000-0000-0000-0000-000000000000')"
 
-# Also ids of which one key came with several contents: the tables keep one of them, but each belongs to a thing.
+# Also ids of which one key came with several contents: the tables keep one of them, but each belongs to a thing or a user.
+# Locations have the driver in their key.
 _CLASHING: Final = f"""
 -- clashes.find
 SELECT
@@ -451,7 +456,8 @@ SELECT
 FROM event_ids
 WHERE {{among}}
 GROUP BY event_id
-HAVING uniqExact(event_timestamp, event_type, driver_id) > 1 OR notEmpty(things) AND uniqExact(content_rank) > 1
+HAVING uniqExact(event_timestamp, event_type, driver_id) > 1
+    OR uniqExactIf(content_rank, event_type != 'driver.location.updated') > 1
 """
 
 _LOSERS: Final = """
@@ -465,6 +471,36 @@ INNER JOIN
 ) AS winners USING (event_id)
 WHERE event_id IN {ids:Array(UUID)}
   AND (event_timestamp, event_type, driver_id) != winner
+"""
+
+_OF_LOSERS: Final = f"""(event_type, event_timestamp, event_id) IN
+              (
+                  SELECT event_type, event_timestamp, event_id
+                  {_LOSERS}
+              )"""
+
+_DOUBT_EVENTS: Final = doubt_acts(acts_of_events(_OF_LOSERS, final=False))
+
+_DOUBT_LOCATIONS: Final = doubt_acts(f"""
+    SELECT event_timestamp, 'online' AS kind, driver_id AS user_id
+    {_LOSERS}
+      AND event_type = 'driver.location.updated'
+""")
+
+# Keys with several contents: which of them acted, and who, may be merged away already, so their whole hours are in doubt.
+_DOUBT_HOURS: Final = f"""
+-- clashes.doubt_hours
+INSERT INTO doubtful_hours (kind, hour, user_id)
+SELECT DISTINCT
+    arrayJoin(if(
+        startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'), ['lasting'], ['passing', 'driving']
+    )) AS kind,
+    {HOUR} AS hour,
+    toUUID('00000000-0000-0000-0000-000000000000') AS user_id
+FROM event_ids
+WHERE event_id IN {{ids:Array(UUID)}} AND event_type != 'driver.location.updated'
+GROUP BY event_id, event_type, event_timestamp
+HAVING uniqExactIf(content_rank, content_rank != 18446744073709551615) > 1  -- a tombstone's
 """
 
 _BURY_EVENTS: Final = f"""
@@ -491,13 +527,13 @@ SELECT DISTINCT thing_id, event_type, event_timestamp, event_id, content_rank
 FROM event_ids
 INNER JOIN
 (
-    SELECT event_id, min((event_timestamp, event_type, driver_id, 18446744073709551615 - content_rank)) AS winner
+    SELECT event_id, min((event_timestamp, event_type, driver_id, bitNot(content_rank))) AS winner
     FROM event_ids
     WHERE event_id IN {{ids:Array(UUID)}}
     GROUP BY event_id
 ) AS winners USING (event_id)
 WHERE event_id IN {{ids:Array(UUID)}}
-  AND (event_timestamp, event_type, driver_id, 18446744073709551615 - content_rank) != winner
+  AND (event_timestamp, event_type, driver_id, bitNot(content_rank)) != winner
   AND thing_id != {_NO_THING}
 """
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import repeated
+from openride_analytics.metrics.acting import DRIVING, ONLINE, distinct_users
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import AXIS, measure
 from openride_analytics.metrics.question import (
@@ -15,6 +15,7 @@ from openride_analytics.metrics.question import (
     PREVIOUS,
     SERIES,
     SUMMARY,
+    WHOLE,
     AnswerHead,
     Bucket,
     Money,
@@ -28,13 +29,13 @@ from openride_analytics.metrics.question import (
     money_text,
     period_answer,
     rate,
-    rows_by_bucket,
     series,
     statement,
     whole,
 )
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
+from openride_analytics.warehouse.facts import repeated
 
 FILTERS: Final = frozenset({"city", "state", "driver_id", "currency"})
 
@@ -219,28 +220,6 @@ class DriversAnswer(AnswerHead, kw_only=True):
     top: Annotated[list[TopDriver], Meta(description="The first drivers by `sort`, `limit` of them.")]
 
 
-_SERIES: Final = """
--- drivers.buckets
-SELECT
-    {bucket} AS bucket,
-    uniqExactIf(driver_id, on_trip) AS active_drivers,
-    uniqExactIf(driver_id, NOT on_trip) AS online_drivers
-FROM
-(
-    SELECT event_timestamp, driver_id, true AS on_trip
-    FROM facts FINAL
-    WHERE event_type IN ('trip.started', 'trip.completed') AND {in_period}
-
-    UNION ALL
-
-    SELECT event_timestamp, driver_id, false AS on_trip
-    FROM driver_locations FINAL
-    WHERE {in_period}
-)
-WHERE notEmpty(driver_id) AND {kept}
-GROUP BY bucket
-"""
-
 # The trips completed in the period, each by its first completion in it, summed by driver.
 _TRIPS: Final = """
     trips AS
@@ -355,7 +334,6 @@ _NOBODY: Final = "toUUID('00000000-0000-0000-0000-000000000000')"
 async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
     kept = _kept(question)
-    sql = statement(_SERIES, kept=kept)
     ranking = {
         **question.parameters,
         "limit": question.limit,
@@ -363,11 +341,11 @@ async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     }
 
     async def summarise(asked: Question) -> DriverMetrics:
-        return await _summary(warehouse, asked, await rows_by_bucket(warehouse, sql, asked))
+        return await _summary(warehouse, asked, await _driving(warehouse, asked))
 
     through, rows, top, previous = await asyncio.gather(
         data_through(warehouse),
-        rows_by_bucket(warehouse, sql, question),
+        _driving(warehouse, question),
         warehouse.query(
             statement(_TOP, trips=_TRIPS, kept=kept, repeated=repeated(), order=_ORDERS[question.sort]),
             ranking,
@@ -393,10 +371,27 @@ async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     )
 
 
-def _kept(question: Question) -> str:
-    """A condition on `driver_id`. The currency keeps amounts, not drivers."""
-    condition = users_kept(question.filters, "driver_id")
-    return f"{condition} AND driver_id = {{driver_id:UUID}}" if question.filters.driver_id else condition
+async def _driving(warehouse: Warehouse, question: Question) -> dict[int, Row]:
+    """How many drivers were active and online, by bucket and in the whole period."""
+    spans = [(milliseconds(start), milliseconds(end)) for start, end in question.period.spans]
+    windows = [(question.period.start_ms, question.period.end_ms), *spans]
+    active, online = [
+        await distinct_users(
+            warehouse, windows, [kind], kept=_kept(question, "user_id"), filters=question.filters.given
+        )
+        for kind in (DRIVING, ONLINE)
+    ]
+    buckets = [WHOLE, *[start for start, _ in spans]]
+    return {
+        bucket: {"active_drivers": active[number], "online_drivers": online[number]}
+        for number, bucket in enumerate(buckets)
+    }
+
+
+def _kept(question: Question, column: str = "driver_id") -> str:
+    """A condition on a column of drivers' ids. The currency keeps amounts, not drivers."""
+    condition = users_kept(question.filters, column)
+    return f"{condition} AND {column} = {{driver_id:UUID}}" if question.filters.driver_id else condition
 
 
 async def _summary(warehouse: Warehouse, question: Question, rows: dict[int, Row]) -> DriverMetrics:

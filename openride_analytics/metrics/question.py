@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from openride_analytics.period import Period, from_milliseconds, instant_text, milliseconds
 from openride_analytics.warehouse import Parameter, Row, Warehouse
+from openride_analytics.warehouse.facts import FIRST
 
 WHOLE: Final = -1
 """The bucket that is the whole period."""
@@ -35,15 +36,6 @@ IN_PERIOD: Final = """event_timestamp >= fromUnixTimestamp64Milli({start:Int64})
           AND event_timestamp < fromUnixTimestamp64Milli({end:Int64})"""
 
 BEFORE_END: Final = "event_timestamp < fromUnixTimestamp64Milli({end:Int64})"
-
-FIRST: Final = (
-    "bitShiftLeft(toUInt128(toUnixTimestamp64Milli(event_timestamp)), 64)"
-    " + bitShiftRight(reinterpretAsUInt128(event_id), 64)"
-)
-"""argMin by this is "the first event's": unknown values are skipped, ties go to the lower second half of the id.
-
-Time and half an id in one number: comparing the tuple (event_timestamp, event_id) takes ten times as long.
-"""
 
 LATEST: Final = "(event_timestamp, event_type, event_id)"
 

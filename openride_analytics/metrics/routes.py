@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import routes_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -31,6 +30,7 @@ from openride_analytics.metrics.question import (
     whole,
 )
 from openride_analytics.warehouse import Row, Warehouse
+from openride_analytics.warehouse.facts import repeated
 
 FILTERS: Final = frozenset({"city", "state", "route_id", "driver_id", "currency"})
 
@@ -260,7 +260,7 @@ _DEPARTURES: Final = """
                 argMin(repeated.route_id, {first}) AS route_id,
                 argMin(scheduled_departure, {first}) AS departure,
                 argMin(seats_booked, {first}) AS seats
-            FROM {repeated_departing} AS repeated
+            FROM {repeated_created} AS repeated
             WHERE event_type = 'booking.created' AND confirmed_ms IS NOT NULL AND NOT is_cancelled
             GROUP BY thing_id
             HAVING departure >= fromUnixTimestamp64Milli({start:Int64})
@@ -424,7 +424,7 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
         _STANDING,
         active=_ACTIVE,
         departures=_DEPARTURES,
-        repeated_departing=repeated("{departing}"),
+        repeated_created=repeated("event_type = 'booking.created'"),
         departing=_DEPARTING,
         kept=kept,
         on_routes="true",
@@ -498,10 +498,8 @@ async def _popular(warehouse: Warehouse, question: Question, kept: str) -> list[
     details = statement(
         _DETAILS,
         departures=_DEPARTURES,
-        repeated_departing=repeated("{departing} AND {on_routes}"),
-        repeated_paid=repeated(
-            "event_type = 'payment.success' AND booking_id IN (SELECT booking_id FROM booked)"
-        ),
+        repeated_created=repeated("event_type = 'booking.created'"),
+        repeated_paid=repeated("event_type = 'payment.success'"),
         departing=_DEPARTING,
         kept=kept,
         on_routes=_ON_ROUTES,

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.ingest.facts import repeated
 from openride_analytics.metrics.filters import trips_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -26,6 +25,7 @@ from openride_analytics.metrics.question import (
     statement,
 )
 from openride_analytics.warehouse import Row, Warehouse
+from openride_analytics.warehouse.facts import repeated
 
 FILTERS: Final = frozenset({"city", "state", "currency", "route_id", "driver_id"})
 

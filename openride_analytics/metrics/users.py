@@ -1,12 +1,14 @@
 """Users: who is active, who joined, who became a driver. `GET /v1/metrics/users`."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
-from openride_analytics.metrics.acting import ACTING
+from openride_analytics.metrics.acting import distinct_users
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import measure
 from openride_analytics.metrics.question import (
@@ -169,28 +171,6 @@ class UsersAnswer(AnswerHead, kw_only=True):
     breakdowns: Annotated[NoBreakdowns, BREAKDOWNS]
 
 
-_ACTIVE: Final = """
--- users.active
-SELECT
-    {bucket} AS bucket,
-    uniqExact(user_id) AS active_users
-FROM ({acting})
-WHERE {kept}
-GROUP BY bucket
-"""
-
-# The last local day of the period, and the 7 and 30 days ending with it. `days` are the starts of those 30.
-_RECENT: Final = """
--- users.recent
-SELECT
-    uniqExactIf(user_id, event_timestamp >= fromUnixTimestamp64Milli({day:Int64})) AS dau,
-    uniqExactIf(user_id, event_timestamp >= fromUnixTimestamp64Milli({week:Int64})) AS wau,
-    uniqExact(user_id) AS mau,
-    uniqExact(user_id, roundDown(toUnixTimestamp64Milli(event_timestamp), {days:Array(Int64)})) AS active_user_days
-FROM ({acting})
-WHERE {kept}
-"""
-
 _REGISTERED: Final = """
 -- users.registered
 SELECT
@@ -253,37 +233,64 @@ SELECT
 
 async def ask(warehouse: Warehouse, question: Question) -> UsersAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through, active, registered = await asyncio.gather(
-        data_through(warehouse), _active(warehouse, question), _registered(warehouse, question)
+    through, active, registered, previous = await asyncio.gather(
+        data_through(warehouse),
+        _active(warehouse, question),
+        _registered(warehouse, question),
+        compared(question, lambda asked: _summary_of(warehouse, asked), PreviousUsers),
     )
 
     def shape(_question: Question, row: Row, start: datetime, _end: datetime) -> dict[str, Any]:
         return {
-            "active_users": row.get("active_users", 0),
-            "registrations": registered.get(milliseconds(start), {}).get("registrations", 0),
+            "active_users": active.by_bucket[milliseconds(start)],
+            "registrations": row.get("registrations", 0),
         }
-
-    async def summarise(asked: Question) -> UserMetrics:
-        return await _summary(
-            warehouse, asked, await _active(warehouse, asked), await _registered(warehouse, asked)
-        )
 
     return UsersAnswer(
         period=period_answer(question.period),
         data_through=through,
         summary=await _summary(warehouse, question, active, registered),
-        previous=await compared(question, summarise, PreviousUsers),
-        series=series(question, active, UserBucket, shape),
+        previous=previous,
+        series=series(question, registered, UserBucket, shape),
         breakdowns=NoBreakdowns(),
     )
 
 
-async def _active(warehouse: Warehouse, question: Question) -> dict[int, Row]:
-    parameters = {**question.parameters, "since": question.period.start_ms, "until": question.period.end_ms}
-    rows = await warehouse.query(
-        statement(_ACTIVE, acting=ACTING, kept=users_kept(question.filters)), parameters
+@dataclass(frozen=True)
+class _Active:
+    """Distinct users who acted: in the period, its buckets, and the days up to its end."""
+
+    in_period: int
+    by_bucket: dict[int, int]
+    in_month: int
+    in_week: int
+    in_day: int
+    user_days: int
+
+
+async def _active(warehouse: Warehouse, question: Question) -> _Active:
+    spans = [(milliseconds(start), milliseconds(end)) for start, end in question.period.spans]
+    days = [milliseconds(day) for day in question.period.last_days(_MONTH_DAYS, question.now)]
+    windows = [
+        (question.period.start_ms, question.period.end_ms),
+        (days[0], days[-1]),
+        (days[-1 - _WEEK_DAYS], days[-1]),
+        (days[-2], days[-1]),
+        *pairwise(days),
+        *spans,
+    ]
+    in_period, in_month, in_week, in_day, *others = await distinct_users(
+        warehouse, windows, kept=users_kept(question.filters), filters=question.filters.given
     )
-    return {row["bucket"]: row for row in rows}
+    by_bucket = zip(spans, others[_MONTH_DAYS:], strict=True)
+    return _Active(
+        in_period=in_period,
+        by_bucket={start: users for (start, _), users in by_bucket},
+        in_month=in_month,
+        in_week=in_week,
+        in_day=in_day,
+        user_days=sum(others[:_MONTH_DAYS]),
+    )
 
 
 async def _registered(warehouse: Warehouse, question: Question) -> dict[int, Row]:
@@ -292,32 +299,26 @@ async def _registered(warehouse: Warehouse, question: Question) -> dict[int, Row
     )
 
 
+async def _summary_of(warehouse: Warehouse, question: Question) -> UserMetrics:
+    active, registered = await asyncio.gather(_active(warehouse, question), _registered(warehouse, question))
+    return await _summary(warehouse, question, active, registered)
+
+
 async def _summary(
-    warehouse: Warehouse, question: Question, active: dict[int, Row], registered: dict[int, Row]
+    warehouse: Warehouse, question: Question, active: _Active, registered: dict[int, Row]
 ) -> UserMetrics:
-    kept = users_kept(question.filters)
-    days = [milliseconds(day) for day in question.period.last_days(_MONTH_DAYS, question.now)]
-    windows = {
-        **question.parameters,
-        "since": days[0],
-        "until": days[-1],
-        "day": days[-2],
-        "week": days[-1 - _WEEK_DAYS],
-        "days": days[:-1],
-    }
-    (recent,), (standing,), registered_before = await asyncio.gather(
-        warehouse.query(statement(_RECENT, acting=ACTING, kept=kept), windows),
-        warehouse.query(statement(_STANDING, kept=kept), question.parameters),
+    (standing,), registered_before = await asyncio.gather(
+        warehouse.query(statement(_STANDING, kept=users_kept(question.filters)), question.parameters),
         _registered(warehouse, question.before()),
     )
     registrations = registered.get(WHOLE, {}).get("registrations", 0)
     before = registered_before.get(WHOLE, {}).get("registrations", 0)
     return UserMetrics(
-        active_users=active.get(WHOLE, {}).get("active_users", 0),
-        dau=recent["dau"],
-        wau=recent["wau"],
-        mau=recent["mau"],
-        stickiness=rate(recent["active_user_days"], recent["mau"] * _MONTH_DAYS),
+        active_users=active.in_period,
+        dau=active.in_day,
+        wau=active.in_week,
+        mau=active.in_month,
+        stickiness=rate(active.user_days, active.in_month * _MONTH_DAYS),
         registrations=registrations,
         growth_rate=rate(registrations - before, before),
         total_users=standing["total_users"],

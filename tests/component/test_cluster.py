@@ -123,7 +123,7 @@ class TestMigrations:
         tables = await first.query_hosts(IN_DATABASES, {"databases": names})
         engines = {(row["name"], row["engine"]) for row in tables if row["holds_rows"]}
         views = {(name, engine) for name, engine in engines if engine == "MaterializedView"}
-        assert {name for name, _ in views} == {"events_to_histories"}
+        assert "events_to_histories" in {name for name, _ in views}
         kinds = engines - views
         assert ("events", "ReplacingMergeTree") in kinds
         assert ("ingest_log", "MergeTree") in kinds

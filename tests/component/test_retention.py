@@ -20,7 +20,10 @@ from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.process import lent
 from tests.stores import TABLES, create_tables
 
-KEPT = ("events", "driver_locations", "event_ids", "dead_letters", "dead_letter_replays")
+KEPT = (
+    *("events", "driver_locations", "event_ids", "dead_letters", "dead_letter_replays"),
+    *("histories", "buried", "facts", "active_hours", "doubtful_hours"),
+)
 FOR_EVER = Retention(hot_days=0, cold_days=0)
 ENDS = """
 SELECT name, extract(create_table_query, ' TTL (.*) SETTINGS') AS ends
@@ -194,7 +197,7 @@ async def test_events_move_to_a_cold_volume_where_there_is_one(tiered: TieredSer
     assert sorted(await apply(warehouse, retention)) == sorted(KEPT)
     assert await apply(warehouse, retention) == []
     moved = {name for name, end in (await ends(warehouse)).items() if "TO VOLUME 'cold'" in end}
-    assert moved == {"events", "driver_locations"}
+    assert moved == {"events", "driver_locations", "histories", "facts"}
 
     await store_of_age(warehouse, 110)
     await store_of_age(warehouse, 1)

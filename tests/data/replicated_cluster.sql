@@ -635,6 +635,71 @@ ALTER TABLE openride_shard.facts ON CLUSTER 'rides'
 ALTER TABLE openride_shard.histories ON CLUSTER 'rides'
     MODIFY SETTING min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
 
+CREATE TABLE IF NOT EXISTS openride_shard.active_hours ON CLUSTER 'rides'
+(
+    kind     Enum8('lasting' = 1, 'passing' = 2, 'driving' = 3, 'online' = 4),
+    hour     Int64,
+    user_id  UUID
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/openride_shard/active_hours', '{replica}')
+PARTITION BY toYYYYMM(fromUnixTimestamp64Milli(hour * 3600000, 'UTC'))
+ORDER BY (user_id, hour, kind)
+SETTINGS min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
+
+CREATE TABLE IF NOT EXISTS openride.active_hours ON CLUSTER 'rides' AS openride_shard.active_hours
+ENGINE = Distributed('rides', 'openride_shard', 'active_hours', cityHash64(user_id, hour, kind));
+
+CREATE TABLE IF NOT EXISTS openride_shard.doubtful_hours ON CLUSTER 'rides'
+(
+    kind        Enum8('lasting' = 1, 'passing' = 2, 'driving' = 3, 'online' = 4),
+    hour        Int64,
+    user_id     UUID,
+    doubted_at  DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/openride_shard/doubtful_hours', '{replica}', doubted_at)
+ORDER BY (hour, kind, user_id);
+
+CREATE TABLE IF NOT EXISTS openride.doubtful_hours ON CLUSTER 'rides' AS openride_shard.doubtful_hours
+ENGINE = Distributed('rides', 'openride_shard', 'doubtful_hours', cityHash64(hour, kind, user_id));
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.events_to_active_hours ON CLUSTER 'rides' TO openride.active_hours AS
+SELECT DISTINCT
+    act.1 AS kind,
+    hour,
+    act.2 AS user_id
+FROM
+(
+    SELECT
+        intDiv(toUnixTimestamp64Milli(event_timestamp), 3600000) AS hour,
+        arrayJoin(multiIf(
+            event_type IN ('user.registered', 'user.upgraded_to_driver'), [('lasting', user_id)],
+            event_type IN ('route.created', 'route.activated', 'route.cancelled'), [('lasting', driver_id)],
+            event_type IN ('booking.created', 'payment.initiated'), [('passing', rider_id)],
+            event_type IN ('trip.started', 'trip.completed'), [('passing', rider_id), ('driving', driver_id)],
+            cancelled_by = 'RIDER', [('passing', rider_id)],
+            cancelled_by = 'DRIVER', [('passing', driver_id)],
+            []
+        )) AS act
+    FROM openride_shard.events
+    WHERE event_type IN (
+        'user.registered', 'user.upgraded_to_driver',
+        'route.created', 'route.activated', 'route.cancelled',
+        'booking.created', 'booking.cancelled',
+        'payment.initiated',
+        'trip.started', 'trip.completed', 'trip.cancelled'
+    )
+      AND is_deleted = 0
+)
+WHERE notEmpty(act.2);
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.driver_locations_to_active_hours ON CLUSTER 'rides' TO openride.active_hours AS
+SELECT DISTINCT
+    'online' AS kind,
+    intDiv(toUnixTimestamp64Milli(event_timestamp), 3600000) AS hour,
+    driver_id AS user_id
+FROM openride_shard.driver_locations
+WHERE is_deleted = 0 AND notEmpty(driver_id);
+
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(730) WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'));
 
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY SETTING storage_policy = 'tiered';
