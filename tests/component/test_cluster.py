@@ -15,11 +15,11 @@ from openride_analytics.checks import check_servers
 from openride_analytics.config import ClickHouse, Config, ConfigError, Retention
 from openride_analytics.erasure import erase
 from openride_analytics.ingest import pipeline
-from openride_analytics.ingest.facts import derive_missing
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.migrations import load, migrate, pending
 from openride_analytics.warehouse import WarehouseUnavailable, retention
 from openride_analytics.warehouse.changes import inserts_ended
+from openride_analytics.warehouse.facts import derive_missing
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.component import test_erasure, test_rebuild
 from tests.component.test_erasure import INSERT_SLOWLY, RUNNING, USER
