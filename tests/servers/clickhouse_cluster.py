@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from asynch.connection import Connection
 
+from openride_analytics.warehouse.cluster import SETTINGS
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.process import HOST, lent
@@ -64,6 +65,8 @@ class ClickHouseCluster:
 def clickhouse_cluster() -> Iterator[ClickHouseCluster]:
     """Two shards for the whole session; tests use `cluster_database` for a database of their own."""
     cluster = ClickHouseCluster()
+    # A server that gives up a question to the other one would break off inside a packet: see ClickHouseServer.
+    SETTINGS["async_query_sending_for_remote"] = 0
     with ExitStack() as stack:
         for server in cluster.servers:
             stack.enter_context(lent(server))
