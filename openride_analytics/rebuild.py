@@ -201,18 +201,23 @@ _ACTS: Final = f"""
     {acts_of_locations(WITHIN)}
 """
 
+# A join, as ClickHouse 26.7 refuses NOT IN over shards here.
 _DOUBT_STALE: Final = f"""
 -- rebuild.doubt
 INSERT INTO doubtful_hours (kind, hour, user_id)
 SELECT DISTINCT kind, hour, user_id
-FROM active_hours
-WHERE hour >= intDiv({{first_ms:Int64}}, 3600000)
-  AND hour < intDiv({{end_ms:Int64}}, 3600000)
-  AND (CAST(kind, 'String'), hour, user_id) NOT IN
-  (
-      SELECT kind, {HOUR}, user_id
-      FROM ({_ACTS})
-  )
+FROM
+(
+    SELECT CAST(kind, 'String') AS kind, hour, user_id
+    FROM active_hours
+    WHERE hour >= intDiv({{first_ms:Int64}}, 3600000)
+      AND hour < intDiv({{end_ms:Int64}}, 3600000)
+) AS entered
+LEFT ANTI JOIN
+(
+    SELECT kind, {HOUR} AS hour, user_id
+    FROM ({_ACTS})
+) AS acts USING (kind, hour, user_id)
 """
 
 _OLD: Final = "doubted_at < fromUnixTimestamp64Milli({before:Int64})"
