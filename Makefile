@@ -12,7 +12,7 @@ SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-faults check format lint types coverage bench soak fuzz fuzzapi lock sbom audit image clean
+.PHONY: help demo serve test test-faults test-shards check format lint types coverage bench soak fuzz fuzzapi lock sbom audit image clean
 
 help: ## this page
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,9 @@ test: lint types ## lint, types and all tests
 test-faults: $(VENV)/dev.stamp ## a hundred kills and other faults on real servers, up to twenty minutes
 	OPENRIDE_TEST_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m faults -s -p no:randomly \
 	  --session-timeout=1200 $(ARGS)
+
+test-shards: $(VENV)/dev.stamp ## the model and what else shards change, on two ClickHouse servers, some five minutes
+	$(BIN)/python -m pytest -m shards -p no:randomly $(ARGS)
 
 check: $(VENV)/dev.stamp ## what must pass before a commit: format, lint, types, tests
 	$(BIN)/ruff format --check .

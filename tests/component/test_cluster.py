@@ -29,6 +29,8 @@ from tests.servers.clickhouse_cluster import CLUSTER, PAIR, TABLES, ClickHouseCl
 from tests.stores import create_tables, store
 from tests.traces import traces_of
 
+pytestmark = pytest.mark.shards
+
 ALL = [f"{store}/{migration.name}" for store in ("postgres", "clickhouse") for migration in load(store)]
 IN_DATABASES = """
 SELECT database = {stored_in:String} AS holds_rows, name, engine

@@ -14,6 +14,8 @@ from tests.samples import Sample, full
 from tests.servers.clickhouse_cluster import CLUSTER, ClickHouseCluster
 from tests.servers.process import lent
 
+pytestmark = pytest.mark.shards
+
 BATCH = 500
 QUESTION = {"start_date": "2026-03-01", "end_date": "2026-03-31", "timezone": "UTC"}
 

@@ -25,6 +25,7 @@ async def test_the_service_agrees_with_the_model(name: str, embedded_warehouse: 
     await _agrees(name, embedded_warehouse, examples=16)
 
 
+@pytest.mark.shards
 @pytest.mark.parametrize("name", NAMES)
 async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
     name: str, cluster_warehouse: ServerWarehouse

@@ -90,6 +90,7 @@ async def test_the_rows_are_those_that_the_metrics_count(
     await _add_up(dataset, embedded_warehouse, examples=6)
 
 
+@pytest.mark.shards
 @pytest.mark.parametrize("dataset", CHECKS)
 async def test_they_are_too_where_rows_are_spread_over_two_shards(
     dataset: str, cluster_warehouse: ServerWarehouse

@@ -34,6 +34,7 @@ async def test_it_agrees_too_where_events_come_from_java_with_their_gaps(
     await _agrees(endpoint, embedded_warehouse, from_java=True, examples=5)
 
 
+@pytest.mark.shards
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_it_agrees_too_where_rows_are_spread_over_two_shards(
     endpoint: str, cluster_warehouse: ServerWarehouse
