@@ -88,7 +88,7 @@ class TestTheEarliestCounts:
     async def test_whatever_was_lost_and_whatever_the_stream(
         self, embedded_warehouse: EmbeddedWarehouse
     ) -> None:
-        @settings(SLOW, max_examples=10)
+        @settings(SLOW, max_examples=6)
         @given(
             events=clashing_streams(),
             damage=st.sampled_from(sorted(DAMAGE)),
