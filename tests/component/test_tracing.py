@@ -190,9 +190,7 @@ async def test_a_failure_is_marked_by_its_kind_and_says_nothing_of_the_statement
     assert found["test.failing"].status.code == Status.STATUS_CODE_UNSET
 
 
-async def test_events_over_http_are_stored_by_a_batch_with_insert_and_settling(
-    app: App, collector: Collector
-) -> None:
+async def test_events_over_http_are_stored_by_a_batch_with_its_steps(app: App, collector: Collector) -> None:
     known = {span.span_id for span in collector.spans()}
     await app.post(lines([minimal("booking.created", event_id=str(uuid4())) for _ in range(3)]), NDJSON)
     batches: list[Span] = []
@@ -205,10 +203,13 @@ async def test_events_over_http_are_stored_by_a_batch_with_insert_and_settling(
     assert not batch.parent_span_id
     assert batch.kind == Span.SPAN_KIND_CONSUMER
     assert attributes_of(batch) == {"openride.events": 3, "openride.dead_letters": 0}
-    assert children_of(batch, spans) == {"ingest.insert", "ingest.settle"}
+    assert children_of(batch, spans) == {"ingest.insert", "ingest.settle", "ingest.derive"}
     by_name = {span.name: span for span in spans}
     assert children_of(by_name["ingest.insert"], spans) == {"insert.incoming"}
     assert children_of(by_name["ingest.settle"], spans) == {"clashes.find"}
+
+
+STEPS = ("decode", "insert", "settle", "derive", "commit")
 
 
 @pytest.fixture
@@ -235,8 +236,8 @@ async def test_a_batch_from_kafka_has_decoding_insert_settling_and_commit_and_no
     assert sum(attributes_of(batch)["openride.events"] for batch in batches) == 200
     for batch in batches:
         parts = {span.name: span for span in spans if span.parent_span_id == batch.span_id}
-        assert parts.keys() == {"ingest.decode", "ingest.insert", "ingest.settle", "ingest.commit"}
-        in_order = [parts[f"ingest.{name}"] for name in ("decode", "insert", "settle", "commit")]
+        assert parts.keys() == {f"ingest.{name}" for name in STEPS}
+        in_order = [parts[f"ingest.{name}"] for name in STEPS]
         starts = [span.start_time_unix_nano for span in in_order]
         assert batch.start_time_unix_nano == starts[0]
         assert starts == sorted(starts)
