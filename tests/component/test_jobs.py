@@ -91,7 +91,7 @@ async def test_a_scheduler_that_never_started_can_be_stopped(pool: "asyncpg.Pool
     jobs.stop()
 
 
-async def test_every_night_clashes_are_settled_and_then_erasures_repeated(
+async def test_the_jobs_of_the_night_follow_each_other(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:
     jobs = instance(pool)
@@ -99,7 +99,7 @@ async def test_every_night_clashes_are_settled_and_then_erasures_repeated(
     due = sorted((job.next_run_time, job.id) for job in jobs._scheduler.get_jobs())
     jobs.stop()
     at = {name: (time.hour, time.minute) for time, name in due}
-    assert at == {"settle_clashes": (3, 17), "erase_again": (3, 47)}
+    assert at == {"settle_clashes": (3, 17), "erase_again": (3, 47), "derive_missing": (4, 7)}
 
 
 async def test_the_job_of_the_night_removes_what_came_of_an_erased_user(
