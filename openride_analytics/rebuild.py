@@ -11,7 +11,15 @@ from openride_analytics.cache import Cache
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
-from openride_analytics.warehouse.changes import WITHIN, Say, inserts_ended, mutate, spans_of
+from openride_analytics.warehouse.changes import (
+    OF_PART,
+    WITHIN,
+    Say,
+    inserts_ended,
+    mutate,
+    parts_of_ids,
+    spans_of,
+)
 from openride_analytics.warehouse.facts import (
     ADD_HISTORIES,
     FACTS,
@@ -20,8 +28,6 @@ from openride_analytics.warehouse.facts import (
     derive_among,
     parts_of_things,
 )
-
-_PARTS: Final = 64
 
 
 async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
@@ -40,12 +46,12 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
 
 async def _drop_stale_ids(warehouse: Warehouse, say: Say) -> None:
     """Entries without a stored event would make losers of events that have lost to nothing."""
-    for part in range(_PARTS):
-        asked = {"parts": _PARTS, "part": part}
-        rows = await warehouse.query(_COUNT_STALE, asked)
+    parts = await parts_of_ids(warehouse)
+    for number, part in enumerate(parts, start=1):
+        rows = await warehouse.query(_COUNT_STALE, part)
         if stale := int(rows[0]["stale"]):
-            say(f"event_ids: {stale} without a stored event, part {part + 1} of {_PARTS}")
-            await mutate(warehouse, "event_ids", f"DELETE WHERE {_STALE}", asked, say=say)
+            say(f"event_ids: {stale} without a stored event, part {number} of {len(parts)}")
+            await mutate(warehouse, "event_ids", f"DELETE WHERE {_STALE}", part, say=say)
 
 
 async def _add_ids(warehouse: Warehouse, say: Say) -> None:
@@ -110,23 +116,21 @@ async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
         await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
 
 
-_OF_PART: Final = "sipHash64(event_id) % {parts:UInt8} = {part:UInt8}"
-
 _STALE: Final = f"""
-{_OF_PART}
+{OF_PART}
 AND if(
     event_type = 'driver.location.updated',
     (event_id, event_timestamp, driver_id) NOT IN
     (
         SELECT event_id, event_timestamp, driver_id
         FROM driver_locations
-        WHERE {_OF_PART}
+        WHERE {OF_PART}
     ),
     (event_id, event_timestamp, event_type) NOT IN
     (
         SELECT event_id, event_timestamp, event_type
         FROM events
-        WHERE {_OF_PART}
+        WHERE {OF_PART}
     )
 )
 """

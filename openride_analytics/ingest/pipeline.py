@@ -30,6 +30,7 @@ from openride_analytics.warehouse import (
     WarehouseError,
 )
 from openride_analytics.warehouse.acts import HOUR, acts_of_events, doubt_acts
+from openride_analytics.warehouse.changes import OF_PART, parts_of_ids
 from openride_analytics.warehouse.facts import derive
 
 log = structlog.get_logger(__name__)
@@ -422,10 +423,8 @@ async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[str]) -> None
 
 async def settle_all_clashes(warehouse: Warehouse) -> None:
     """The same for all ids that are stored, a part of them at a time."""
-    for part in range(_PARTS):
-        await settle_clashes_among(
-            warehouse, f"sipHash64(event_id) % {_PARTS} = {{part:UInt8}}", {"part": part}
-        )
+    for part in await parts_of_ids(warehouse):
+        await settle_clashes_among(warehouse, OF_PART, part)
 
 
 async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Parameters) -> None:
@@ -441,8 +440,6 @@ async def settle_clashes_among(warehouse: Warehouse, among: str, parameters: Par
             await warehouse.execute(bury, losers)
         await derive(warehouse, sorted({thing for row in some for thing in row["things"]}))
 
-
-_PARTS: Final = 64
 
 _NO_THING: Final = "toUUID('00000000-0000-0000-0000-000000000000')"
 

@@ -80,6 +80,13 @@ async def spans_of(
     return spans
 
 
+async def parts_of_ids(warehouse: Warehouse) -> list[dict[str, Parameter]]:
+    """All ids of `event_ids` in parts of about as many each, by their hash: what `OF_PART` binds."""
+    (row,) = await warehouse.query(_COUNT_IDS)
+    parts = row["found"] // IDS_AT_ONCE + 1
+    return [{"parts": parts, "part": part} for part in range(parts)]
+
+
 async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say: Say) -> str:
     """Looks again and again at what is left, which is said now and then; returns what is left at the limit."""
     started = said = monotonic()
@@ -99,6 +106,18 @@ async def _waited(left: Callable[[], Awaitable[str]], limit_seconds: float, say:
 WITHIN: Final = """event_timestamp >= fromUnixTimestamp64Milli({first_ms:Int64})
 AND event_timestamp < fromUnixTimestamp64Milli({end_ms:Int64})"""
 """A condition on a time: within one of `spans_of`."""
+
+OF_PART: Final = "sipHash64(event_id) % {parts:UInt32} = {part:UInt32}"
+"""A condition on `event_id`: in one of `parts_of_ids`."""
+
+# Each part reads all ids, as they lie in no order; a million of them are grouped in some hundreds of megabytes.
+IDS_AT_ONCE: Final = 1_000_000
+
+_COUNT_IDS: Final = """
+-- changes.ids
+SELECT toInt64(count()) AS found
+FROM event_ids
+"""
 
 # Bounds the memory and the time of one statement, unless a single day has more.
 _ROWS_AT_ONCE: Final = 500_000

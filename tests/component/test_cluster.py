@@ -9,15 +9,14 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from openride_analytics import postgres, rebuild
+from openride_analytics import postgres
 from openride_analytics.cache import MemoryCache
 from openride_analytics.checks import check_servers
 from openride_analytics.config import ClickHouse, Config, ConfigError, Retention
 from openride_analytics.erasure import erase
-from openride_analytics.ingest import pipeline
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.migrations import load, migrate, pending
-from openride_analytics.warehouse import WarehouseUnavailable, retention
+from openride_analytics.warehouse import WarehouseUnavailable, changes, retention
 from openride_analytics.warehouse.changes import inserts_ended
 from openride_analytics.warehouse.facts import derive_missing
 from openride_analytics.warehouse.server import ServerWarehouse
@@ -103,10 +102,9 @@ async def pool(postgres_url: str) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]
 
 
 @pytest.fixture(autouse=True)
-def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enough for a few dozen ids; each part costs a query."""
-    for module in (pipeline, rebuild):
-        monkeypatch.setattr(module, "_PARTS", 3)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few dozen ids are several parts too."""
+    monkeypatch.setattr(changes, "IDS_AT_ONCE", 20)
 
 
 class TestMigrations:

@@ -219,7 +219,7 @@ class TestNothingIsLeft:
         await store_all(embedded_warehouse)
         await erased(embedded_warehouse)
         expected = await rows(embedded_warehouse)
-        for steps in itertools.count(0, 2):
+        for steps in itertools.count(0, 3):
             await empty(embedded_warehouse)
             await store_all(embedded_warehouse)
             breaking = Breaking(embedded_warehouse, steps)

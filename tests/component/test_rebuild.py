@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openride_analytics import rebuild as rebuilding
 from openride_analytics.cache import MemoryCache
 from openride_analytics.erasure import erase
 from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.rebuild import rebuild
-from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
+from openride_analytics.warehouse import Warehouse, WarehouseUnavailable, changes
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from tests.component.test_erasure import ID_KEYS, USER, Breaking, of_user, until
 from tests.component.test_pipeline import (
@@ -56,9 +55,9 @@ DAMAGE = {
 
 
 @pytest.fixture(autouse=True)
-def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enough for a few dozen ids; each part costs a query."""
-    monkeypatch.setattr(rebuilding, "_PARTS", 5)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few dozen ids are several parts too."""
+    monkeypatch.setattr(changes, "IDS_AT_ONCE", 20)
 
 
 @pytest.fixture(params=["embedded", "server"])
@@ -149,9 +148,10 @@ class TestTheEarliestCounts:
         assert steps > 5
 
     async def test_while_a_pipeline_stores_and_nobody_sees_a_number_that_falls(
-        self, warehouse: Warehouse
+        self, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Locations of ever new ids, and of ids that are there already but come earlier or later."""
+        monkeypatch.setattr(changes, "IDS_AT_ONCE", 1_000)
         sent: list[Sample] = []
 
         async def send(work: Running) -> None:
