@@ -60,7 +60,7 @@ def test_the_environment_wins_over_the_file(file: Path) -> None:
     ("name", "text", "section", "key", "value"),
     [
         ("OPENRIDE_SERVER__PORT", "1", "server", "port", 1),
-        ("OPENRIDE_INGEST__MAX_DELAY_SECONDS", "0.25", "ingest", "max_delay_seconds", 0.25),
+        ("OPENRIDE_INGEST__MAX_DELAY_SECONDS", "0.75", "ingest", "max_delay_seconds", 0.75),
         ("OPENRIDE_STORAGE__MIGRATE_AT_START", "false", "storage", "migrate_at_start", False),
         ("OPENRIDE_LOG__LEVEL", "debug", "log", "level", "debug"),
         ("OPENRIDE_KAFKA__TOPICS", "one, two,", "kafka", "topics", ("one", "two")),
