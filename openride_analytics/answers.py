@@ -7,6 +7,9 @@ too: later events (a booking of March is confirmed in April, a route gets its ci
 begins). It is let in after `max_age_seconds`, or `closed_max_age_seconds` where the period was over; in the last fifth of
 that time an answer is stale.
 
+Computing stale answers anew takes about a third of the time, as long as that keeps them good enough: however many are asked
+for, and however slow the store is, most of the machine is left to what is being stored.
+
 Equal questions at the same time are computed once, by whichever instance claims them; whoever waits for another instance too
 long goes on alone.
 """
@@ -36,6 +39,10 @@ _LONGEST_PAUSE_SECONDS: Final = 0.25
 _REFRESHES_AT_ONCE: Final = 4
 _REFRESHES_WAITING: Final = 100
 _STALE_FROM: Final = 0.8
+# After a refresh there are none for so many times as long as it took …
+_REST: Final = 2.0
+# … but of answers as old as this part of what is allowed, which leaves time for it.
+_NO_REST_FROM: Final = 1 / 3
 
 Source = Literal["hit", "miss", "stale"]
 
@@ -89,8 +96,10 @@ class Answers:
         self._cache = cache
         self._lifetimes = lifetimes
         self._longest_missing = max(lifetimes.fresh_seconds, lifetimes.stale_seconds)
+        self._longest_rest = _NO_REST_FROM * self._longest_missing
         self._computing: dict[tuple[str, int | None], asyncio.Future[_Entry]] = {}
         self._refreshing: set[str] = set()
+        self._rest_until = 0.0
         self._refreshes = asyncio.Semaphore(_REFRESHES_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -111,7 +120,7 @@ class Answers:
         entry = _decoded(kept.entry)
         source = self._source(asked, entry, kept.changes)
         if entry is not None and source is not None:
-            if source == "stale":
+            if source == "stale" and self._is_due(entry):
                 self._refresh(asked, kept.changes)
             return _answer(entry, source)
         computed = self._computing.get(_flight(key, kept.changes))
@@ -132,6 +141,11 @@ class Answers:
             return None
         is_fresh = missing_for <= self._lifetimes.fresh_seconds and age <= limit * _STALE_FROM
         return "hit" if is_fresh else "stale"
+
+    def _is_due(self, entry: _Entry) -> bool:
+        """Whether a stale entry is to be computed anew now."""
+        now = time()
+        return now >= self._rest_until or now - entry.begun >= self._longest_rest
 
     def _longest(self, asked: _Asked, was_over: bool) -> float:  # noqa: FBT001
         """How old an answer may become at most."""
@@ -157,7 +171,10 @@ class Answers:
                 if now is None or now.era != changes.era or _flight(asked.key, now) in self._computing:
                     await self._cache.release(asked.key, changes.era, claim.token)
                     return
+                begun = time()
                 await asyncio.wait([self._begin(asked, claim.kept, claim.token)])
+                rest = _REST * (time() - begun)
+                self._rest_until = min(max(time(), self._rest_until) + rest, time() + self._longest_rest)
         finally:
             self._refreshing.discard(asked.key)
 

@@ -181,7 +181,7 @@ class Ingest(_Section, frozen=True):
 
     max_batch_events: PositiveCount = 50_000
     # The longest an event waits for others before its batch is stored.
-    max_delay_seconds: Positive = 0.5
+    max_delay_seconds: Positive = 0.25
     max_request_bytes: PositiveCount = 33_554_432
 
 
@@ -189,7 +189,7 @@ class Cache(_Section, frozen=True):
     """How long an answer may be used again."""
 
     # An answer may miss events of its period, or of before it, that were stored so long ago …
-    fresh_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    fresh_seconds: Annotated[float, Meta(ge=0)] = 0.25
     # … and so long ago while it is computed anew.
     stale_seconds: Annotated[float, Meta(ge=0)] = 30.0
     # In any case it is given only this long: so that "today" moves on.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from openride_analytics import answers as answering
 from openride_analytics import cache as caching
-from openride_analytics.answers import Answer, Answers
+from openride_analytics.answers import Answer, Answers, Source
 from openride_analytics.cache import Cache, RedisCache
 from openride_analytics.config import Cache as Lifetimes
 from tests.caches import emptied
@@ -378,6 +378,34 @@ async def test_a_stale_answer_is_given_at_once_and_computed_anew_once(
     await settled(answers)
     assert store.asked == 2
     assert (await ask(answers, store)).source == "hit"
+
+
+@pytest.mark.parametrize(("took", "rests_until"), [(0.9, 1.1 + 3 * 0.9), (3, 5)])
+async def test_after_a_refresh_there_is_a_rest_but_not_for_what_gets_old(
+    answers: Answers, cache: Cache, clock: Clock, took: float, rests_until: float
+) -> None:
+    computed: list[str] = []
+
+    async def ask(key: str, *, takes: float = 0) -> Source:
+        async def compute() -> bytes:
+            computed.append(key)
+            clock.now += takes
+            return b"answer"
+
+        got = await answers.get(key, compute)
+        await settled(answers)
+        return got.source
+
+    for key in ("dear", "cheap"):
+        await ask(key)
+    await cache.data_changed(NOW_MS)
+    computed.clear()
+    clock.now = START + 1.1
+    assert await ask("dear", takes=took) == "stale"
+    for second, refreshed in ((1.1 + took, []), (rests_until - 0.1, []), (rests_until + 0.1, ["cheap"])):
+        clock.now = START + second
+        assert await ask("cheap") == "stale"
+        assert computed == ["dear", *refreshed]
 
 
 async def test_few_answers_are_refreshed_at_once(cache: Cache, clock: Clock) -> None:
