@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
@@ -23,6 +24,8 @@ from openride_analytics.warehouse import WarehouseError
 log = structlog.get_logger(__name__)
 
 _TRY_SECONDS: Final = 10.0
+# A migration may fill a table from all that is stored.
+_FILL_SECONDS: Final = 6 * 3_600.0
 _FAILURES: Final = (
     WarehouseError,
     OSError,
@@ -130,8 +133,9 @@ async def _kafka(config: Config) -> str:
 
 
 async def migrate(config: Config) -> int:
-    """Applies the migrations and returns 0, or 1 where that was not possible."""
-    warehouse = warehouse_of(config)
+    """Applies the migrations and returns 0, or 1 where that was not possible. Here a statement may take hours."""
+    patient = msgspec.structs.replace(config.clickhouse, insert_timeout_seconds=_FILL_SECONDS)
+    warehouse = warehouse_of(msgspec.structs.replace(config, clickhouse=patient))
     embedded = None
     pool = None
     try:

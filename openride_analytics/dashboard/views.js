@@ -462,6 +462,9 @@ function ingestPanel(q, size) {
           ["Behind", status.kafka === "off" ? f.DASH : f.count(status.lag_events)],
           ["Lost", status.kafka === "off" ? f.DASH : f.count(lost)],
         ]),
+        status.lag_unknown_since
+          ? h("p", { class: "sub" }, `How far behind is not known since ${f.moment(status.lag_unknown_since, q.state.timezone)}`)
+          : "",
         status.last_error
           ? h("p", { class: "sub" }, `Last failure: ${status.last_error.error} (${status.last_error.part}), ${f.moment(status.last_error.at, q.state.timezone)}`)
           : "",

@@ -99,8 +99,22 @@ class IngestStatus(Struct, kw_only=True):
         dict[str, int],
         Meta(description="Dead letters since the start, by reason.", examples=[{"invalid_field": 3}]),
     ]
-    partitions: Annotated[list[PartitionStatus], Meta(description="All partitions of the event topics.")]
-    lag_events: Annotated[int, Meta(description="Sum of the partitions' known lags.", examples=[4])]
+    partitions: Annotated[
+        list[PartitionStatus],
+        Meta(description="All partitions of the event topics; none while Kafka is away."),
+    ]
+    lag_events: Annotated[
+        int | None,
+        Meta(description="Sum of the partitions' known lags; null: Kafka does not say.", examples=[4]),
+    ]
+    lag_unknown_since: Annotated[
+        str | None,
+        Meta(
+            description="Since when the lag is not known, UTC: Kafka is away, does not say how far a topic goes, or was just "
+            "asked for the first time; null: it is known.",
+            examples=["2026-03-01T07:05:00Z"],
+        ),
+    ]
     lost: Annotated[list[Lost], Meta(description="The last gaps that were noticed, oldest first.")]
     last_error: Annotated[FailureStatus | None, Meta(description="The last failure; null: none yet.")]
 
@@ -128,6 +142,7 @@ async def ingest_status(request: Request[Any, Any, State]) -> Response[bytes]:
 def _status(service: Service) -> IngestStatus:
     pipeline, kafka, metrics = service.pipeline, service.kafka, service.metrics
     partitions = kafka.partitions() if kafka else []
+    unknown_since = kafka.lag_unknown_since if kafka else None
     if not service.started.is_set():
         state = "starting"
     elif pipeline.retrying:
@@ -143,19 +158,24 @@ def _status(service: Service) -> IngestStatus:
         stored=metrics.stored_so_far(),
         rejected=metrics.rejected_by_reason(),
         partitions=[msgspec.convert(state, PartitionStatus, from_attributes=True) for state in partitions],
-        lag_events=sum(state.lag_events or 0 for state in partitions),
+        lag_events=None if unknown_since is not None else sum(state.lag_events or 0 for state in partitions),
+        lag_unknown_since=None if unknown_since is None else _instant(unknown_since),
         lost=[
             Lost(
                 topic=loss.topic,
                 partition=loss.partition,
                 from_offset=loss.from_offset,
                 to_offset=loss.to_offset,
-                noticed_at=instant_text(datetime.fromtimestamp(loss.noticed_at, UTC)),
+                noticed_at=_instant(loss.noticed_at),
             )
             for loss in (kafka.losses if kafka else ())
         ],
         last_error=_last_error(service),
     )
+
+
+def _instant(seconds: float) -> str:
+    return instant_text(datetime.fromtimestamp(seconds, UTC))
 
 
 def _rates(rate: Rate) -> Rates:

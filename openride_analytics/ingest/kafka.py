@@ -183,6 +183,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self.connected = False
         self.losses: deque[Loss] = deque(maxlen=_LOSSES_REMEMBERED)
         self.last_failure: Failure | None = None
+        self.lag_unknown_since: float | None = time()
+        """Since when (Unix seconds) the lag of some partition is not known: Kafka does not say. None: all are known."""
 
     @property
     def state(self) -> str:
@@ -192,7 +194,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         return "held" if any(progress.error for progress in self._assigned.values()) else "ok"
 
     def partitions(self) -> list[PartitionState]:
-        """The partitions of all topics, as of the last few seconds."""
+        """The partitions of all topics, as of the last few seconds; none while Kafka is away."""
         now = time()
         ours = [
             PartitionState(
@@ -269,6 +271,8 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         finally:
             self.connected = False
             self._assigned = {}
+            self._others = []
+            self._forget_lag()
             with contextlib.suppress(KafkaError, TimeoutError, OSError):
                 await asyncio.wait_for(consumer.stop(), _CALL_TIMEOUT_SECONDS)
 
@@ -479,9 +483,20 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         """After a rebalance: all partitions that are ours now."""
         self._assigned = {partition: _Progress() for partition in assigned}
         self._progressed = monotonic()
+        self._forget_lag()
+        log.info("partitions_assigned", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in assigned))
+
+    def _forget_lag(self) -> None:
+        """Until it is measured again."""
         self._metrics.consumer_lag.clear()
         self._metrics.consumer_lag_seconds.clear()
-        log.info("partitions_assigned", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in assigned))
+        self._lag_is_known(yes=False)
+
+    def _lag_is_known(self, *, yes: bool) -> None:
+        if yes:
+            self.lag_unknown_since = None
+        elif self.lag_unknown_since is None:
+            self.lag_unknown_since = time()
 
     async def _watch(self, consumer: Any) -> None:
         """Measures how far behind each partition is, and whether there is any progress."""
@@ -493,16 +508,19 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     by_topic.setdefault(topic, []).append(TopicPartition(topic, number))
             # Topic by topic: one that is gone must not hide the others.
             measured = await asyncio.gather(*(self._measure(consumer, tps) for tps in by_topic.values()))
-            self._others = [state for states in measured for state in states]
+            self._others = [state for states in measured for state in states or ()]
             behind = sum(progress.lag or 0 for progress in self._assigned.values() if not progress.error)
             unknown = any(progress.lag is None for progress in self._assigned.values())
+            self._lag_is_known(yes=not unknown and None not in measured)
             if not behind and not unknown:
                 self._progressed = monotonic()
             elif monotonic() - self._progressed > _STUCK_AFTER_SECONDS:
                 raise _Stuck(f"{behind} records behind, none read for {_STUCK_AFTER_SECONDS:g} s")
 
-    async def _measure(self, consumer: Any, partitions: Sequence[TopicPartition]) -> list[PartitionState]:
-        """Measures the partitions of one topic; returns the state of those that others read."""
+    async def _measure(
+        self, consumer: Any, partitions: Sequence[TopicPartition]
+    ) -> list[PartitionState] | None:
+        """Measures the partitions of one topic; returns the state of those that others read. None: Kafka does not say."""
         others = []
         try:
             async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
@@ -511,6 +529,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 for partition in partitions:
                     progress = self._assigned.get(partition)
                     if progress is None:
+                        self._metrics.lag_unknown(partition.topic, partition.partition)
                         committed = await consumer.committed(partition)
                         others.append(_state_of_other(partition, committed, ends[partition]))
                         continue
@@ -533,9 +552,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     )
         except (KafkaError, TimeoutError, KeyError) as error:
             for partition in partitions:
+                self._metrics.lag_unknown(partition.topic, partition.partition)
                 if progress := self._assigned.get(partition):
-                    progress.lag = None  # not known to be caught up
+                    progress.lag = progress.end = None  # not known to be caught up
             log.info("lag_not_measured", topic=partitions[0].topic, error=type(error).__name__)
+            return None
         return others
 
 

@@ -307,6 +307,11 @@ class Metrics:
         if seconds is not None:
             self.consumer_lag_seconds.labels(topic, partition).set(seconds)
 
+    def lag_unknown(self, topic: str, partition: int) -> None:
+        """Withdraws what was said of a partition, if anything: an old lag must not be read as a present one."""
+        self.consumer_lag.remove(topic, partition)
+        self.consumer_lag_seconds.remove(topic, partition)
+
     def watch_pool(self, name: str, use: Callable[[], PoolUse]) -> None:
         """Has a pool looked at with each scrape."""
         self._pool_connections.labels(name, "used").set_function(lambda: use().used)

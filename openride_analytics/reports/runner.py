@@ -104,7 +104,10 @@ class Runner:
             return
         async with self._ticking:
             try:
-                await runs.enqueue_due(self._pool, timedelta(minutes=self._config.reports.grace_minutes))
+                grace = timedelta(minutes=self._config.reports.grace_minutes)
+                for report_id, schedule_id in (await runs.enqueue_due(self._pool, grace)).missed:
+                    self._metrics.report_runs.labels("missed").inc()
+                    log.error("report_missed", report_id=str(report_id), schedule_id=str(schedule_id))
                 todo = await runs.todo(self._pool)
             except POSTGRES_AWAY as error:
                 log.warning("reports_not_looked_at", error=type(error).__name__)

@@ -89,12 +89,20 @@ class Todo(Struct, frozen=True):
     deliver: int
 
 
-async def enqueue_due(pool: "asyncpg.Pool[asyncpg.Record]", grace: timedelta) -> int:
-    """Turns what is due into runs and returns their number.
+class Enqueued(Struct, frozen=True):
+    """How many schedules were due, and what is too late: pairs of report and schedule."""
+
+    due: int
+    missed: list[tuple[UUID, UUID]]
+
+
+async def enqueue_due(pool: "asyncpg.Pool[asyncpg.Record]", grace: timedelta) -> Enqueued:
+    """Turns what is due into runs.
 
     Of the due times that have passed since somebody looked, the last one counts. It is missed where it is older than
     `grace`, and the schedule's owner is told; the ones before it are left out.
     """
+    late = []
     async with pool.acquire() as connection, connection.transaction():
         rows = await connection.fetch(_DUE, _DUE_AT_ONCE)
         for row in rows:
@@ -115,8 +123,12 @@ async def enqueue_due(pool: "asyncpg.Pool[asyncpg.Record]", grace: timedelta) ->
             )
             if due_at is not None:
                 missed = due_at < now - grace
-                await _insert(connection, row["schedule_id"], definition, due_at, "schedule", missed=missed)
-        return len(rows)
+                report_id = await _insert(
+                    connection, row["schedule_id"], definition, due_at, "schedule", missed=missed
+                )
+                if missed and report_id is not None:
+                    late.append((report_id, row["schedule_id"]))
+    return Enqueued(len(rows), late)
 
 
 async def start(

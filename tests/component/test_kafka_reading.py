@@ -224,6 +224,52 @@ class TestWhatABrokerHandsOver:
             await until(measured, "measure its lag")
             assert work.metrics.registry.get_sample_value("openride_consumer_lag_seconds", place) == 0
 
+    async def test_while_kafka_does_not_say_the_lag_is_not_known_and_no_old_one_is_told(
+        self,
+        kafka: KafkaServer,
+        topic: Topic,
+        embedded_warehouse: EmbeddedWarehouse,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        kafka.must_be_ours()
+        monkeypatch.setattr(kafka_module, "_CALL_TIMEOUT_SECONDS", 3.0)
+        monkeypatch.setattr(kafka_module, "_START_TIMEOUT_SECONDS", 5.0)
+        sent = await topic.send(3)
+        async with reading(topic.settings, embedded_warehouse) as work:
+
+            def told() -> set[float | None]:
+                names = ("openride_consumer_lag_events", "openride_consumer_lag_seconds")
+                place = {"topic": topic.name, "partition": "0"}
+                return {work.metrics.registry.get_sample_value(name, place) for name in names}
+
+            async def known() -> bool:
+                return told() == {0} and work.source.lag_unknown_since is None
+
+            async def unknown() -> bool:
+                return told() == {None} and work.source.lag_unknown_since is not None
+
+            async def away() -> bool:
+                return work.source.state == "away"
+
+            assert await unknown(), "nobody has asked yet"
+            await work.until_stored(sent)
+            await until(known, "measure")
+            kafka.pause()
+            try:
+                await until(unknown, "notice that nobody answers")
+                since = work.source.lag_unknown_since
+                (state,) = work.source.partitions()
+                assert (state.lag_events, state.lag_seconds, state.end_offset) == (None, None, None)
+                monkeypatch.setattr(kafka_module, "_STUCK_AFTER_SECONDS", 0.1)
+                await until(away, "give the consumer up")
+                assert await unknown()
+                assert work.source.partitions() == []
+                assert work.source.lag_unknown_since == since
+            finally:
+                monkeypatch.setattr(kafka_module, "_STUCK_AFTER_SECONDS", 60.0)
+                kafka.resume()
+            await until(known, "measure again")
+
     async def test_only_committed_transactions_are_read_and_their_marks_are_no_lag_and_no_loss(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
     ) -> None:

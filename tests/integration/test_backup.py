@@ -1,4 +1,4 @@
-"""Backup and restore by the commands that deploy/README.md has for them."""
+"""Backup and restore by the commands that deploy/README.md and docs/scaling.md have for them."""
 
 import re
 import subprocess
@@ -11,15 +11,22 @@ import asyncpg
 import httpx
 import pytest
 
+from openride_analytics.cache import MemoryCache
+from openride_analytics.rebuild import rebuild
+from openride_analytics.warehouse.server import ServerWarehouse
 from tests.component.test_commands import run
 from tests.integration.test_maintenance import BOOKINGS, body, figures, happened
+from tests.samples import full
 from tests.servers.clickhouse import ClickHouseServer
+from tests.servers.clickhouse_cluster import CLUSTER, ClickHouseCluster
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, lent
+from tests.stores import create_tables, store
 
 from .running import Sections, ServiceProcess
 
 PAGE = (Path(__file__).resolve().parents[2] / "deploy" / "README.md").read_text(encoding="utf-8")
+SCALING = (Path(__file__).resolve().parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
 (CONFIGURATION,) = re.findall(r"^<clickhouse>.*?^</clickhouse>$", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -118,3 +125,61 @@ async def test_a_restored_service_answers_as_before_and_brings_no_erased_user_ba
         assert (await run(service.folder, *command)).returncode == 0
         assert figures(service) == before
         assert service.terminate() == 0
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[ClickHouseCluster]:
+    """With the page's disk for backups on each host."""
+    cluster = ClickHouseCluster()
+    for server in cluster.servers:
+        disk = CONFIGURATION.removeprefix("<clickhouse>").replace("/backups/", f"{server.folder}/backups/")
+        server.config = server.config.replace("</clickhouse>", disk)
+    with lent(cluster.servers[0]), lent(cluster.servers[1]):
+        yield cluster
+        for server in cluster.servers:  # faster than to stop them
+            server.kill()
+
+
+def booked(count: int) -> list[dict[str, Any]]:
+    """So many bookings, each of a rider of its own."""
+    return [
+        full("booking.created", **{name: str(uuid4()) for name in ("event_id", "booking_id", "rider_id")})
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.shards
+async def test_shards_that_were_restored_have_what_they_had_and_take_more(
+    own_cluster: ClickHouseCluster,
+) -> None:
+    def warehouse() -> ServerWarehouse:
+        url = own_cluster.url("openride")
+        return ServerWarehouse(url, cluster=CLUSTER, query_timeout_seconds=60, insert_timeout_seconds=60)
+
+    async def stored() -> dict[str, int]:
+        tables = ("events", "event_ids", "histories", "facts", "active_hours")
+        counts = {table: await reader.query(f"SELECT count() AS rows FROM {table} FINAL") for table in tables}
+        return {table: rows[0]["rows"] for table, rows in counts.items()}
+
+    reader = warehouse()
+    await reader.create_database()
+    await create_tables(reader)
+    await store(reader, booked(40))
+    before = await stored()
+    await reader.close()
+    backup, *restore = re.findall(
+        r"^((?:BACKUP|RENAME|RESTORE) .*|INSERT INTO openride_shard.*);$", SCALING, re.MULTILINE
+    )
+    assert len(restore) == 4
+    for statement in (backup, *restore):
+        for server in own_cluster.servers:
+            done_by(server, statement)
+
+    reader = warehouse()
+    await reader.create_database()  # which looks at the number of shards
+    assert await stored() == before
+    await store(reader, booked(40))
+    await rebuild(reader, MemoryCache(), say=lambda _: None)
+    after = await stored()
+    assert {table: after[table] > before[table] for table in after} == dict.fromkeys(after, True)
+    await reader.close()

@@ -6,6 +6,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from openride_analytics.config import Kafka
 from openride_analytics.ingest.topics import produce
+from openride_analytics.period import instant_text
 from tests.samples import full
 from tests.servers.clickhouse import ClickHouseServer
 from tests.servers.kafka import KafkaServer
@@ -57,7 +59,11 @@ def test_servers_that_answer_garbage_are_away_and_the_service_lives() -> None:
             service.wait_until(lambda: len(service.log_lines("not_ready_yet")) > 2, "try several times")
             parts = service.get("/health/ready").json()["parts"]
             assert parts["clickhouse"] == parts["redis"] == parts["kafka"] == "away"
-            assert service.get_json("/v1/ingest/status")["state"] == "starting"
+            status = service.get_json("/v1/ingest/status")
+            assert (status["state"], status["kafka"]) == ("starting", "away")
+            assert status["lag_events"] is None
+            assert status["lag_unknown_since"] < instant_text(datetime.now(UTC))
+            assert "openride_consumer_lag_events{" not in service.get("/metrics").text
             assert service.terminate() == 0
             assert not service.log_lines("task_died")
 
@@ -122,6 +128,7 @@ def test_it_says_how_far_the_stream_is_stored_and_what_was_refused_and_failed(
         assert well["rejected"] == {"invalid_json": 2}
         assert well["lost"] == []
         assert well["last_error"] is None
+        assert (well["lag_events"], well["lag_unknown_since"]) == (0, None)
         service.wait_until(lambda: status()["stored_per_second"]["last_minute"] > 0, "see a rate")
 
         own_clickhouse.stop()

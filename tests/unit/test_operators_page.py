@@ -77,6 +77,17 @@ def test_words_of_logs_and_answers_that_it_names_are_there() -> None:
     assert {word for word in named if word not in source} == set()
 
 
+def test_the_page_tells_of_every_job_of_the_night() -> None:
+    jobs = {
+        name
+        for path in (ROOT / "openride_analytics").glob("*.py")
+        for name in re.findall(r'\.daily\("(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    section = RUNBOOK.partition("### OpenRideAnalyticsJobFailed")[2].partition("###")[0]
+    assert len(jobs) > 3
+    assert jobs <= set(re.findall(r"`(\w+)`", section))
+
+
 def test_the_page_tells_of_every_reason_to_deny_a_request() -> None:
     reasons = {
         reason
