@@ -4,7 +4,7 @@ export const DASH = "–";
 const known = new Map();
 
 function formatter(kind, locale, options) {
-  const key = kind.name + JSON.stringify(options);
+  const key = `${kind.name} ${locale} ${JSON.stringify(options)}`;
   if (!known.has(key)) known.set(key, new kind(locale, options));
   return known.get(key);
 }
@@ -19,7 +19,10 @@ export const rate = (value) =>
   missing(value)
     ? DASH
     : numbers({ style: "percent", maximumFractionDigits: 1, minimumFractionDigits: 1 }).format(value);
-export const compact = (value) => numbers({ notation: "compact", maximumFractionDigits: 1 }).format(value);
+// British English shortens a million to "m", which beside kilometres and minutes reads as another unit.
+const SHORT = navigator.language.startsWith("en") ? "en-US" : undefined;
+export const compact = (value) =>
+  formatter(Intl.NumberFormat, SHORT, { notation: "compact", maximumFractionDigits: 1 }).format(value);
 
 /** An amount as text, exactly as the service sent it: no detour by binary numbers. */
 export function money(amount, currency, options = {}) {
@@ -86,7 +89,6 @@ export function days(period) {
   return moments(period.timezone, { dateStyle: "medium" }).formatRange(new Date(period.start), last);
 }
 
-/** `2026-03-01` as that day, wherever the reader is. */
 /** The last day of a period, and how far into it the period goes where it does not see its end. */
 export function lastDay({ start, end }, zone) {
   const last = new Date(Math.max(new Date(start), new Date(end) - 1));
@@ -94,6 +96,7 @@ export function lastDay({ start, end }, zone) {
   const until = moments(zone, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(new Date(end));
   return until === "00:00" ? day : `${day} until ${until}`;
 }
+/** `2026-03-01` as that day, wherever the reader is. */
 export const calendarDay = (text) => moments("UTC", TICK.day).format(new Date(`${text}T00:00:00Z`));
 
 export function today(zone) {

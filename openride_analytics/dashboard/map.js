@@ -28,7 +28,7 @@ export function center(features) {
   );
 }
 
-export function hexMap(features, { label, height = 420, names }) {
+export function hexMap(features, { label, height: tallest, names }) {
   // The largest first, so that small circles lie on large ones.
   const placed = features.filter((feature) => feature.geometry).sort((a, b) => b.properties.value - a.properties.value);
   if (!placed.length) return h("p", { class: "empty" }, "No places in this period. Choose a longer one, or fewer filters.");
@@ -73,6 +73,7 @@ export function hexMap(features, { label, height = 420, names }) {
   );
 
   onWidth(frame, (width) => {
+    const height = Math.min(tallest, Math.round(width * 1.1)); // a phone shows more than the map
     draw = () => {
       const pixels = (0.9 * Math.min(width, height)) / view.span;
       const fit = view.span === whole.span
@@ -123,6 +124,11 @@ export function hexMap(features, { label, height = 420, names }) {
     return s("circle", { class: "bubble", cx, cy, r });
   }
 
+  function degrees(at, digits, below, above) {
+    const text = Math.abs(at).toFixed(digits);
+    return Number(text) ? `${text}° ${at < 0 ? below : above}` : "0°";
+  }
+
   function grid(svg, width, height, fit, place) {
     const size = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10].find((degrees) => degrees * fit > 90) ?? 20;
     const digits = size < 0.1 ? 2 : size < 1 ? 1 : 0;
@@ -131,14 +137,14 @@ export function hexMap(features, { label, height = 420, names }) {
       const [x] = place([at, 0]);
       svg.append(
         s("line", { class: "rule", x1: x, x2: x, y1: 0, y2: height }),
-        s("text", { class: "tick", x: x + 4, y: height - 6 }, `${Math.abs(at).toFixed(digits)}° ${at < 0 ? "W" : "E"}`),
+        x < 0 || x + 44 > width ? "" : s("text", { class: "tick", x: x + 4, y: height - 6 }, degrees(at, digits, "W", "E")),
       );
     }
     for (let at = Math.ceil((view.y - sides.y) / size) * size; at < view.y + sides.y; at += size) {
       const [, y] = place([0, at]);
       svg.append(
         s("line", { class: "rule", x1: 0, x2: width, y1: y, y2: y }),
-        s("text", { class: "tick", x: 6, y: y - 4 }, `${Math.abs(at).toFixed(digits)}° ${at < 0 ? "S" : "N"}`),
+        y < 16 || y + 16 > height ? "" : s("text", { class: "tick", x: 6, y: y - 4 }, degrees(at, digits, "S", "N")),
       );
     }
     const km = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((far) => (far / KM_PER_DEGREE) * fit > 60) ?? 1000;

@@ -159,7 +159,12 @@ function moneyTile(tile, answer, now, before) {
   ];
 }
 
-/** A table of records. Columns are `{name, cell(row), num, bar(row)}`; `bar` is a share of the column's largest. */
+const classOf = (column) => [column.num && "num", column.minor && "minor"].filter(Boolean).join(" ") || null;
+
+/**
+ * A table of records. Columns are `{name, cell(row), num, bar(row)}`; `bar` is a share of the column's largest;
+ * a `minor` column is left out where there is no room.
+ */
 export function table(label, columns, rows) {
   if (!rows.length) return EMPTY();
   const most = columns.map((column) => (column.bar ? Math.max(...rows.map(column.bar)) : 0));
@@ -169,7 +174,7 @@ export function table(label, columns, rows) {
     h(
       "table",
       {},
-      h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: column.num && "num" }, column.name)))),
+      h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: classOf(column) }, column.name)))),
       h(
         "tbody",
         {},
@@ -180,7 +185,7 @@ export function table(label, columns, rows) {
             columns.map((column, index) =>
               h(
                 index ? "td" : "th",
-                { class: column.num && "num", scope: index ? null : "row" },
+                { class: classOf(column), scope: index ? null : "row" },
                 column.bar
                   ? h("span", { class: "barred" }, bar(column.bar(row) / (most[index] || 1)), h("span", {}, column.cell(row)))
                   : column.cell(row),

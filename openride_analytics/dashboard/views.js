@@ -52,7 +52,7 @@ const VIEWS = {
       nowPanel(q, "w4"),
       funnelPanel(further, "w5"),
       cohortPanel(further, "w7"),
-      mapPanel(further, "w7", 400),
+      mapPanel(further, "w7", 320),
       placesTable(further, "w5", 9),
       routesTable(further, "w7", 8),
       driversTable(further, "w5", 8),
@@ -346,7 +346,7 @@ function routesTable(q, size, limit) {
         [
           { name: "Route", cell: (row) => [row.route_name || row.route_id.slice(0, 8), row.origin_city ? h("span", { class: "aside" }, `${row.origin_city} → ${row.destination_city ?? f.DASH}`) : null] },
           { name: "Bookings", num: true, cell: (row) => f.count(row.bookings), bar: (row) => row.bookings },
-          { name: "Confirmed", num: true, cell: (row) => f.count(row.confirmed) },
+          { name: "Confirmed", num: true, minor: true, cell: (row) => f.count(row.confirmed) },
           { name: "Full", num: true, cell: (row) => f.rate(row.utilization) },
           { name: "Revenue", num: true, cell: (row) => amounts(row.revenue) },
         ],

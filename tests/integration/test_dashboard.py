@@ -178,6 +178,19 @@ def test_the_chosen_tab_is_in_sight_on_a_phone(browser: Browser, service: Servic
         expect(shown.page.get_by_role("link", name="Live")).to_be_in_viewport(ratio=0.9, timeout=WAIT_MS)
 
 
+def test_on_a_tablet_amounts_are_whole_and_all_tabs_in_sight(
+    browser: Browser, service: ServiceProcess
+) -> None:
+    with screen(browser, service, viewport={"width": 820, "height": 1180}) as shown:
+        shown.open("?tab=payments")
+        for view in ("Overview", "Live"):
+            expect(shown.page.get_by_role("link", name=view)).to_be_in_viewport(ratio=0.99)
+        clipped = shown.find("nav, .tiles .value").evaluate_all(
+            "all => all.filter(item => item.scrollWidth > item.clientWidth).map(item => item.textContent)"
+        )
+        assert clipped == []
+
+
 def test_amounts_of_two_currencies_stand_beside_each_other(
     dashboard: Screen, service: ServiceProcess
 ) -> None:
