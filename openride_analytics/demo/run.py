@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from openride_analytics import serve
-from openride_analytics.config import Cache, Config, Log, Server, Storage
+from openride_analytics.config import Config, Log, Server, Storage
 from openride_analytics.demo.platform import Platform
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.records import acceptance_now, decode_records
@@ -36,7 +36,6 @@ def demo(*, port: int) -> int:
         config = Config(
             server=Server(port=port, drain_seconds=0.0),
             storage=Storage(data_dir=str(Path(folder))),
-            cache=Cache(fresh_seconds=1.0),
             log=Log(level="warning"),
         )
         logs.configure(config.log)
