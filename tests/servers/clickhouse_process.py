@@ -50,6 +50,8 @@ def serve(library: str, data: str, tcp_port: int, http_port: int, config: str = 
         f"--http_port={http_port}",
         "--logger.console",
         "--log-level=error",
+        # For mutations too, which know no session's settings: see ClickHouseServer for what breaks off inside a packet.
+        "--async_query_sending_for_remote=0",
         f"--query={SERVE}",
         *([f"--config-file={config}"] if config else []),
     ]
