@@ -1,6 +1,6 @@
 """Queries: how long each question takes on millions of events, against the bare scan of the same rows.
 
-`python benchmarks/query.py [--events 10000000] [--locations 2000000] [--runs 10] [--only analytics] [--seed 1] [--json]`.
+`python benchmarks/query.py [--events 10000000] [--locations 2000000] [--runs 10] [--only analytics] [--profile] [--json]`.
 A real ClickHouse in a temporary folder makes the events itself, from `numbers()`: 90 days, one user for 20 business
 events, besides driver locations, one for 5 of them unless `--locations` says how many. Each endpoint's function is then asked
 `--runs` times, without the cache, for 30 days (other ones each time) and for almost all 90.
@@ -10,13 +10,18 @@ With `--unmerged` they stay as they were written: five parts a month that all re
 worse than a stream leaves them, as that comes in order of time.
 
 - **p50, p95**: of the function's time, from question to answer, one at a time.
+- **times_sql**: the median over that of the same statements sent straight to ClickHouse, all at once: what asking one after
+  the other, and making the answer, add.
 - **times_scan**: the median over that of the bare scan in the same run: one statement without FINAL that reads type, time
   and the ids of the same period and groups by nothing. On a machine that others use too, this tells more than the times.
+- With `--profile`, below each question its statements, each alone: the CPU time of ClickHouse and the time it took, the least
+  of three.
 """
 
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -28,12 +33,13 @@ from zoneinfo import ZoneInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.servers import cpu_seconds
 from openride_analytics.analytics import cohort, funnel, geographic, retention
 from openride_analytics.metrics import bookings, drivers, payments, realtime, routes, trips, users
 from openride_analytics.metrics.question import Question
 from openride_analytics.migrations import load
 from openride_analytics.period import Period, milliseconds
-from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse import Parameters, Row, Warehouse
 from openride_analytics.warehouse.facts import IN_PART, derive_among, parts_of_things
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.clickhouse import ClickHouseServer
@@ -161,6 +167,20 @@ WHERE event_timestamp >= fromUnixTimestamp64Milli({start:Int64})
   AND event_timestamp < fromUnixTimestamp64Milli({end:Int64})
 """
 
+PROFILE_RUNS: Final = 3
+
+
+class Recorded(ServerWarehouse):
+    """A warehouse that remembers what it was asked."""
+
+    asked: list[tuple[str, Parameters | None]]
+
+    async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        """As without a record."""
+        self.asked.append((sql, parameters))
+        return await super().query(sql, parameters)
+
+
 Asking = Callable[[Warehouse, Period], Awaitable[Any]]
 
 
@@ -182,18 +202,20 @@ def main() -> int:
     parser.add_argument(
         "--unmerged", action="store_true", help="leave the tables' parts as they were written"
     )
+    parser.add_argument("--profile", action="store_true", help="say what each statement of a question costs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
     with ClickHouseServer() as clickhouse:
-        report = asyncio.run(_measure(options, clickhouse.url))
+        report = asyncio.run(_measure(options, clickhouse))
     if options.json:
         print(json.dumps({"endpoints": report}))
     return 0
 
 
-async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str, float]]:
-    warehouse = ServerWarehouse(url, query_timeout_seconds=120, insert_timeout_seconds=3_600)
+async def _measure(options: argparse.Namespace, clickhouse: ClickHouseServer) -> dict[str, dict[str, float]]:
+    warehouse = Recorded(clickhouse.url, query_timeout_seconds=120, insert_timeout_seconds=3_600)
+    warehouse.asked = []
     try:
         await warehouse.create_database()
         await fill(warehouse, options.events, options.seed, locations=options.locations)
@@ -202,17 +224,20 @@ async def _measure(options: argparse.Namespace, url: str) -> dict[str, dict[str,
         askings = {name: asking for name, asking in _askings().items() if name.startswith(options.only)}
         report: dict[str, dict[str, float]] = {}
         for days in (30, LONGEST):
-            scan = await _times(warehouse, _scan, days, options.runs)
+            scan, _ = await _times(warehouse, _scan, days, options.runs)
             for name, asking in {"scan": _scan, **askings}.items():
-                times = scan if name == "scan" else await _times(warehouse, asking, days, options.runs)
+                times, straight = await _times(warehouse, asking, days, options.runs)
                 figures = {
                     "p50_ms": median(times),
                     "p95_ms": quantiles(times, n=20, method="inclusive")[-1] if len(times) > 1 else times[0],
+                    "times_sql": median(times) / median(straight),
                     "times_scan": median(times) / median(scan),
                 }
                 report[f"{name}.{days}d"] = figures
                 shown = "  ".join(f"{figure} {value:9,.1f}" for figure, value in figures.items())
                 print(f"{name + f' {days} d':<28} {shown}", flush=True)
+                if options.profile and name != "scan":
+                    await _profile(warehouse, asking, days, clickhouse.pid)
         return report
     finally:
         await warehouse.close()
@@ -279,16 +304,40 @@ async def _scan(warehouse: Warehouse, period: Period) -> None:
     await warehouse.query(_SCAN, {"start": period.start_ms, "end": period.end_ms})
 
 
-async def _times(warehouse: Warehouse, asking: Asking, days: int, runs: int) -> list[float]:
-    """Milliseconds of each run but a first one, which nobody counts."""
-    times = []
+async def _times(
+    warehouse: Recorded, asking: Asking, days: int, runs: int
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each run but a first one, which nobody counts; and those of its statements alone."""
+    times, straight = [], []
     for run in range(runs + 1):
-        end = NOW - timedelta(hours=run)
-        period = Period(end - timedelta(days=days), end, LAGOS, whole_days=False)
+        warehouse.asked.clear()
         began = time.perf_counter()
-        await asking(warehouse, period)
+        await asking(warehouse, _period(days, before_hours=run))
         times.append((time.perf_counter() - began) * 1_000)
-    return times[1:]
+        asked = tuple(warehouse.asked)
+        began = time.perf_counter()
+        await asyncio.gather(*(warehouse.query(sql, parameters) for sql, parameters in asked))
+        straight.append((time.perf_counter() - began) * 1_000)
+    return times[1:], straight[1:]
+
+
+async def _profile(warehouse: Recorded, asking: Asking, days: int, pid: int) -> None:
+    warehouse.asked.clear()
+    await asking(warehouse, _period(days))
+    for sql, parameters in tuple(warehouse.asked):
+        cpu, took = [], []
+        for _ in range(PROFILE_RUNS):
+            cpu_before, began = cpu_seconds(pid), time.perf_counter()
+            await warehouse.query(sql, parameters)
+            cpu.append((cpu_seconds(pid) - cpu_before) * 1_000)
+            took.append((time.perf_counter() - began) * 1_000)
+        name = re.search(r"-- (\S+)", sql)
+        print(f"    {name[1] if name else '':<24} cpu_ms {min(cpu):9,.0f}  ms {min(took):9,.0f}", flush=True)
+
+
+def _period(days: int, before_hours: int = 0) -> Period:
+    end = NOW - timedelta(hours=before_hours)
+    return Period(end - timedelta(days=days), end, LAGOS, whole_days=False)
 
 
 if __name__ == "__main__":
