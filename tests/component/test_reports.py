@@ -568,5 +568,5 @@ async def test_nothing_personal_and_no_secret_is_logged(
     await stage.idle()
     printed = "".join(capsys.readouterr())
     assert "report_not_delivered" in printed
-    for hidden in (ADA, BEN, OWNER, HOOK, SECRET, "ada", "hooks.openride"):
+    for hidden in (ADA, BEN, OWNER, HOOK, SECRET, "ada@", "hooks.openride"):
         assert hidden not in printed
