@@ -231,7 +231,7 @@ _TRACES: Final = (
         change=f"UPDATE {_BLANKED}",
     ),
     _Trace("driver_locations", "driver_locations", _THEIR_LOCATIONS, months_of="driver_locations"),
-    _Trace("active_hours", "active_hours", f"user_id IN {_ERASED}"),
+    _Trace("active_days", "active_days", f"user_id IN {_ERASED}"),
     _Trace("doubtful_hours", "doubtful_hours", f"user_id IN {_ERASED}"),
     _Trace("dead_letters", "dead_letters", _THEIR_LETTERS),
 )

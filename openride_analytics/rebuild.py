@@ -40,7 +40,7 @@ async def rebuild(warehouse: Warehouse, cache: Cache, *, say: Say) -> None:
     say("clashes: settling")
     await settle_all_clashes(warehouse)
     await _renew_facts(warehouse, say)
-    await _renew_active_hours(warehouse, say)
+    await _renew_active_days(warehouse, say)
     await cache.data_changed()
 
 
@@ -91,12 +91,12 @@ async def _renew_facts(warehouse: Warehouse, say: Say) -> None:
     say("facts: from histories")
 
 
-async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
-    """Rows without an event are put in doubt; then all doubtful ones are dropped, and added again where an event says so.
+async def _renew_active_days(warehouse: Warehouse, say: Say) -> None:
+    """Hours without an event are put in doubt; then all doubtful ones are dropped, and added again where an event says so.
 
-    While a row is missing its doubt is there, so readers look at the events.
+    While an hour is missing its doubt is there, so readers look at the events.
     """
-    for span in await spans_of(warehouse, "active_hours", "fromUnixTimestamp64Milli(hour * 3600000, 'UTC')"):
+    for span in await spans_of(warehouse, "active_days", "fromUnixTimestamp64Milli(day * 86400000, 'UTC')"):
         await warehouse.execute(_DOUBT_STALE, span)
     (decided,) = await warehouse.query(_DECIDED)
     before = {"before": decided["at_ms"]}
@@ -104,14 +104,14 @@ async def _renew_active_hours(warehouse: Warehouse, say: Say) -> None:
     await inserts_ended(warehouse, say=say)
     doubts = await warehouse.query(_COUNT_DOUBTS, before)
     if doubts[0]["found"]:
-        say(f"active_hours: {doubts[0]['found']} in doubt")
-        await mutate(warehouse, "active_hours", f"DELETE WHERE {_DOUBTED}", before, say=say)
-        # An event's row may have been dropped before the event was seen.
+        say(f"active_days: {doubts[0]['found']} hours in doubt")
+        await mutate(warehouse, "active_days", _DROP_DOUBTED, before, say=say)
+        # An event's hour may have been dropped before the event was seen.
         await inserts_ended(warehouse, say=say)
     for table, add in (("events", _ADD_ACTS), ("driver_locations", _ADD_SEEN)):
         for span in await spans_of(warehouse, table):
             await warehouse.execute(add, span)
-        say(f"active_hours: from {table}")
+        say(f"active_days: from {table}")
     if doubts[0]["found"]:
         await mutate(warehouse, "doubtful_hours", f"DELETE WHERE {_OLD}", before, say=say)
 
@@ -205,6 +205,8 @@ _ACTS: Final = f"""
     {acts_of_locations(WITHIN)}
 """
 
+_HOUR: Final = "toInt64(day) * 24 + toInt64(bit)"
+
 # A join, as ClickHouse 26.7 refuses NOT IN over shards here.
 _DOUBT_STALE: Final = f"""
 -- rebuild.doubt
@@ -212,10 +214,10 @@ INSERT INTO doubtful_hours (kind, hour, user_id)
 SELECT DISTINCT kind, hour, user_id
 FROM
 (
-    SELECT CAST(kind, 'String') AS kind, hour, user_id
-    FROM active_hours
-    WHERE hour >= intDiv({{first_ms:Int64}}, 3600000)
-      AND hour < intDiv({{end_ms:Int64}}, 3600000)
+    SELECT CAST(kind, 'String') AS kind, {_HOUR} AS hour, user_id
+    FROM (SELECT kind, day, user_id, arrayJoin(bitPositionsToArray(hours)) AS bit FROM active_days)
+    WHERE day >= intDiv({{first_ms:Int64}}, 86400000)
+      AND day < intDiv({{end_ms:Int64}}, 86400000)
 ) AS entered
 LEFT ANTI JOIN
 (
@@ -224,6 +226,23 @@ LEFT ANTI JOIN
 ) AS acts USING (kind, hour, user_id)
 """
 
+
+def _added(name: str, acts: str) -> str:
+    """The statement that puts acts into `active_days`, as its views do."""
+    return f"""
+-- {name}
+INSERT INTO active_days (kind, day, user_id, hours)
+SELECT
+    kind,
+    toInt32(intDiv({HOUR}, 24)) AS day,
+    user_id,
+    groupBitOr(bitShiftLeft(toUInt32(1), {HOUR} % 24)) AS hours
+FROM ({acts})
+WHERE user_id NOT IN (SELECT user_id FROM erased_users)
+GROUP BY kind, day, user_id
+"""
+
+
 _OLD: Final = "doubted_at < fromUnixTimestamp64Milli({before:Int64})"
 _COUNT_DOUBTS: Final = f"""
 -- rebuild.doubts
@@ -231,23 +250,21 @@ SELECT toInt64(count()) AS found
 FROM doubtful_hours
 WHERE {_OLD}
 """
-_DOUBTED: Final = f"""
-(kind, hour, user_id) IN (SELECT kind, hour, user_id FROM doubtful_hours WHERE {_OLD})
-OR (kind, hour) IN (SELECT kind, hour FROM doubtful_hours WHERE {_OLD} AND empty(user_id))
+_BY_SOMEBODY: Final = f"""SELECT kind, hour, user_id FROM doubtful_hours WHERE {_OLD}"""
+_BY_ANYBODY: Final = f"""SELECT kind, hour FROM doubtful_hours WHERE {_OLD} AND empty(user_id)"""
+# Of the days with such an hour: their hours, without those in doubt.
+_DROP_DOUBTED: Final = f"""
+UPDATE hours = toUInt32(arraySum(arrayMap(
+    bit -> bitShiftLeft(toUInt32(1), bit),
+    arrayFilter(
+        bit -> (kind, {_HOUR}, user_id) NOT IN ({_BY_SOMEBODY})
+            AND (kind, {_HOUR}) NOT IN ({_BY_ANYBODY}),
+        bitPositionsToArray(hours)
+    )
+)))
+WHERE (kind, toInt64(day), user_id) IN (SELECT kind, intDiv(hour, 24), user_id FROM ({_BY_SOMEBODY}))
+   OR (kind, toInt64(day)) IN (SELECT kind, intDiv(hour, 24) FROM ({_BY_ANYBODY}))
 """
 
-_ADD_ACTS: Final = f"""
--- rebuild.add_acts
-INSERT INTO active_hours (kind, hour, user_id)
-SELECT DISTINCT kind, {HOUR}, user_id
-FROM ({acts_of_events(WITHIN)})
-WHERE user_id NOT IN (SELECT user_id FROM erased_users)
-"""
-
-_ADD_SEEN: Final = f"""
--- rebuild.add_seen
-INSERT INTO active_hours (kind, hour, user_id)
-SELECT DISTINCT kind, {HOUR}, user_id
-FROM ({acts_of_locations(WITHIN)})
-WHERE user_id NOT IN (SELECT user_id FROM erased_users)
-"""
+_ADD_ACTS: Final = _added("rebuild.add_acts", acts_of_events(WITHIN))
+_ADD_SEEN: Final = _added("rebuild.add_seen", acts_of_locations(WITHIN))

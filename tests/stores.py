@@ -23,7 +23,7 @@ from tests import java
 TABLES = (
     *("events", "driver_locations", "event_ids", "ingest_log", "histories", "buried", "facts"),
     *("dead_letters", "dead_letter_replays", "erased_users"),
-    *("active_hours", "doubtful_hours"),
+    *("active_days", "doubtful_hours"),
 )
 DIALECTS = Dialects(Config().kafka)
 NOW = datetime(2026, 4, 20, tzinfo=UTC)

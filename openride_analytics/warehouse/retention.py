@@ -18,8 +18,8 @@ _TIMES: Final = {
     "histories": "toDateTime(event_timestamp)",
     "facts": "toDateTime(event_timestamp)",
     "buried": "toDateTime(event_timestamp)",
-    # An hour goes with its last event.
-    "active_hours": "toDateTime(fromUnixTimestamp64Milli((hour + 1) * 3600000, 'UTC'))",
+    # A day goes with its last event, as does an hour.
+    "active_days": "toDateTime(fromUnixTimestamp64Milli((day + 1) * 86400000, 'UTC'))",
     "doubtful_hours": "toDateTime(fromUnixTimestamp64Milli((hour + 1) * 3600000, 'UTC'))",
     "dead_letters": "toDateTime(intDiv(rejected_ms, 1000))",
     "dead_letter_replays": "toDateTime(intDiv(replayed_ms, 1000))",
@@ -27,7 +27,7 @@ _TIMES: Final = {
 _DELETE_ONLY: Final = {
     "events": " WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'))",
     "event_ids": " WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'))",
-    "active_hours": " WHERE kind != 'lasting'",
+    "active_days": " WHERE kind != 'lasting'",
     "doubtful_hours": " WHERE kind != 'lasting'",
 }
 _MOVED: Final = frozenset({"events", "driver_locations", "histories", "facts"})

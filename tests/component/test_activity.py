@@ -101,3 +101,34 @@ async def test_more_windows_than_one_number_has_bits(embedded_warehouse: Embedde
     )
     windows = [(TEN + n * HOUR_MS, TEN + (n + 1) * HOUR_MS) for n in range(-200, 200)]
     assert await counted(embedded_warehouse, windows) == [int(start == TEN) for start, _ in windows]
+
+
+async def test_an_hour_in_doubt_leaves_the_other_hours_and_days_as_they_are(
+    embedded_warehouse: EmbeddedWarehouse,
+) -> None:
+    event_id = "e0000000-0000-4000-8000-000000000001"
+    lost = full("booking.created", event_id=event_id, event_timestamp="2026-03-10T10:45:00Z", rider_id=RIDER)
+    kept = [
+        full("payment.initiated", event_id=str(UUID(int=number)), event_timestamp=at, rider_id=rider)
+        for number, (at, rider) in enumerate(
+            (
+                ("2026-03-10T12:30:00Z", RIDER),
+                ("2026-03-11T10:30:00Z", RIDER),
+                ("2026-03-10T10:30:00Z", OTHER),
+            ),
+            start=1,
+        )
+    ]
+    await store(embedded_warehouse, [lost, *kept])
+    await store(embedded_warehouse, [{**lost, "event_timestamp": "2026-02-10T09:45:00Z", "rider_id": OTHER}])
+    day, next_day = (TEN - 10 * HOUR_MS, TEN + 14 * HOUR_MS), (TEN + 14 * HOUR_MS, TEN + 38 * HOUR_MS)
+    windows = [(TEN, TEN + HOUR_MS), (TEN + 2 * HOUR_MS, TEN + 3 * HOUR_MS), day, next_day]
+    assert await counted(embedded_warehouse, windows) == [1, 1, 2, 1]
+    await rebuild(embedded_warehouse, MemoryCache(), say=lambda _: None)
+    assert await embedded_warehouse.query("SELECT hour FROM doubtful_hours WHERE hour = 492538") == []
+    assert await counted(embedded_warehouse, windows) == [1, 1, 2, 1]
+    rows = await embedded_warehouse.query(
+        "SELECT hours FROM active_days WHERE user_id = {rider:UUID} AND day = 20522 AND kind = 'passing'",
+        {"rider": RIDER},
+    )
+    assert {row["hours"] for row in rows} <= {1 << 12, 0}

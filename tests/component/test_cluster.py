@@ -125,13 +125,13 @@ class TestMigrations:
         views = {(name, engine) for name, engine in engines if engine == "MaterializedView"}
         assert {name for name, _ in views} == {
             "events_to_histories",
-            "events_to_active_hours",
-            "driver_locations_to_active_hours",
+            "events_to_active_days",
+            "driver_locations_to_active_days",
         }
         kinds = engines - views
         assert ("events", "ReplacingMergeTree") in kinds
         assert ("ingest_log", "MergeTree") in kinds
-        assert {engine for _, engine in kinds} == {"ReplacingMergeTree", "MergeTree"}
+        assert {engine for _, engine in kinds} == {"ReplacingMergeTree", "AggregatingMergeTree", "MergeTree"}
         whole = {(row["name"], row["engine"]) for row in tables if not row["holds_rows"]}
         assert {name for name, engine in whole if engine == "Distributed"} == {name for name, _ in kinds}
         assert {engine for _, engine in whole} == {"Distributed", "Null", "MaterializedView"}

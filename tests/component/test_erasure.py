@@ -155,7 +155,7 @@ class TestNothingIsLeft:
             "facts",
             "driver_locations",
             "event_ids",
-            "active_hours",
+            "active_days",
             "doubtful_hours",
             "dead_letters",
         }
@@ -171,7 +171,7 @@ class TestNothingIsLeft:
         # All rows of their things, some of which were written again and are not merged yet.
         assert removed.pop("facts") > removed.pop("histories") > 0
         # Sets, of which a merge may have dropped repeats.
-        assert removed.pop("active_hours") > 0
+        assert removed.pop("active_days") > 0
         assert removed.pop("doubtful_hours") > 0
         assert removed == {
             "event_ids": own + 1 + 4,
@@ -281,7 +281,7 @@ class TestNothingIsLeft:
         )
         assert await erase_again(warehouse, MemoryCache(), say=said.append) == {
             "driver_locations": 1,
-            "active_hours": 1,
+            "active_days": 1,
         }
         assert await traces_of(warehouse, USER) == {}
         assert await erase_again(warehouse, MemoryCache(), say=said.append) == {}

@@ -22,7 +22,7 @@ from tests.stores import TABLES, create_tables
 
 KEPT = (
     *("events", "driver_locations", "event_ids", "dead_letters", "dead_letter_replays"),
-    *("histories", "buried", "facts", "active_hours", "doubtful_hours"),
+    *("histories", "buried", "facts", "active_days", "doubtful_hours"),
 )
 FOR_EVER = Retention(hot_days=0, cold_days=0)
 ENDS = """

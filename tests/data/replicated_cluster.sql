@@ -700,6 +700,91 @@ SELECT DISTINCT
 FROM openride_shard.driver_locations
 WHERE is_deleted = 0 AND notEmpty(driver_id);
 
+CREATE TABLE IF NOT EXISTS openride_shard.active_days ON CLUSTER 'rides'
+(
+    kind     Enum8('lasting' = 1, 'passing' = 2, 'driving' = 3, 'online' = 4),
+    day      Int32,
+    user_id  UUID,
+    hours    SimpleAggregateFunction(groupBitOr, UInt32)
+)
+ENGINE = ReplicatedAggregatingMergeTree('/clickhouse/tables/{shard}/openride_shard/active_days', '{replica}')
+PARTITION BY toYYYYMM(fromUnixTimestamp64Milli(day * 86400000, 'UTC'))
+ORDER BY (user_id, day, kind)
+SETTINGS min_age_to_force_merge_seconds = 86400, enable_max_bytes_limit_for_min_age_to_force_merge = 1;
+
+CREATE TABLE IF NOT EXISTS openride.active_days ON CLUSTER 'rides' AS openride_shard.active_days
+ENGINE = Distributed('rides', 'openride_shard', 'active_days', cityHash64(user_id, day, kind));
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.events_to_active_days ON CLUSTER 'rides' TO openride.active_days AS
+SELECT
+    act.1 AS kind,
+    toInt32(intDiv(hour, 24)) AS day,
+    act.2 AS user_id,
+    groupBitOr(bitShiftLeft(toUInt32(1), hour % 24)) AS hours
+FROM
+(
+    SELECT
+        intDiv(toUnixTimestamp64Milli(event_timestamp), 3600000) AS hour,
+        arrayJoin(multiIf(
+            event_type IN ('user.registered', 'user.upgraded_to_driver'), [('lasting', user_id)],
+            event_type IN ('route.created', 'route.activated', 'route.cancelled'), [('lasting', driver_id)],
+            event_type IN ('booking.created', 'payment.initiated'), [('passing', rider_id)],
+            event_type IN ('trip.started', 'trip.completed'), [('passing', rider_id), ('driving', driver_id)],
+            cancelled_by = 'RIDER', [('passing', rider_id)],
+            cancelled_by = 'DRIVER', [('passing', driver_id)],
+            []
+        )) AS act
+    FROM openride_shard.events
+    WHERE event_type IN (
+        'user.registered', 'user.upgraded_to_driver',
+        'route.created', 'route.activated', 'route.cancelled',
+        'booking.created', 'booking.cancelled',
+        'payment.initiated',
+        'trip.started', 'trip.completed', 'trip.cancelled'
+    )
+      AND is_deleted = 0
+)
+WHERE notEmpty(act.2)
+GROUP BY kind, day, user_id;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.driver_locations_to_active_days ON CLUSTER 'rides' TO openride.active_days AS
+SELECT
+    'online' AS kind,
+    toInt32(intDiv(hour, 24)) AS day,
+    driver_id AS user_id,
+    groupBitOr(bitShiftLeft(toUInt32(1), hour % 24)) AS hours
+FROM
+(
+    SELECT driver_id, intDiv(toUnixTimestamp64Milli(event_timestamp), 3600000) AS hour
+    FROM openride_shard.driver_locations
+    WHERE is_deleted = 0 AND notEmpty(driver_id)
+)
+GROUP BY kind, day, user_id;
+
+CREATE TABLE IF NOT EXISTS openride_shard.active_hours ON CLUSTER 'rides'
+(
+    kind     Enum8('lasting' = 1, 'passing' = 2, 'driving' = 3, 'online' = 4),
+    hour     Int64,
+    user_id  UUID
+)
+ENGINE = ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/openride_shard/active_hours', '{replica}')
+ORDER BY (user_id, hour, kind);
+
+CREATE TABLE IF NOT EXISTS openride.active_hours ON CLUSTER 'rides' AS openride_shard.active_hours
+ENGINE = Distributed('rides', 'openride_shard', 'active_hours', cityHash64(user_id, hour, kind));
+
+DROP VIEW IF EXISTS openride.events_to_active_hours ON CLUSTER 'rides';
+
+DROP VIEW IF EXISTS openride_shard.events_to_active_hours ON CLUSTER 'rides';
+
+DROP VIEW IF EXISTS openride.driver_locations_to_active_hours ON CLUSTER 'rides';
+
+DROP VIEW IF EXISTS openride_shard.driver_locations_to_active_hours ON CLUSTER 'rides';
+
+DROP TABLE IF EXISTS openride.active_hours ON CLUSTER 'rides';
+
+DROP TABLE IF EXISTS openride_shard.active_hours ON CLUSTER 'rides';
+
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(730) WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'));
 
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY SETTING storage_policy = 'tiered';

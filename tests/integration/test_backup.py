@@ -157,7 +157,7 @@ async def test_shards_that_were_restored_have_what_they_had_and_take_more(
         return ServerWarehouse(url, cluster=CLUSTER, query_timeout_seconds=60, insert_timeout_seconds=60)
 
     async def stored() -> dict[str, int]:
-        tables = ("events", "event_ids", "histories", "facts", "active_hours")
+        tables = ("events", "event_ids", "histories", "facts", "active_days")
         counts = {table: await reader.query(f"SELECT count() AS rows FROM {table} FINAL") for table in tables}
         return {table: rows[0]["rows"] for table, rows in counts.items()}
 
