@@ -273,7 +273,13 @@ class Service:
         self._tasks[name] = task
 
         def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled() or (error := task.exception()) is None:
+            error: BaseException | None
+            if task.cancelled():
+                # We cancel while we stop. At any other time a driver has cancelled something of its own and let that out.
+                error = None if self.stopping.is_set() else RuntimeError("cancelled, by nobody here")
+            else:
+                error = task.exception()
+            if error is None:
                 return
             log.critical("task_died", task=name, exc_info=error)
             self.failed = error
