@@ -175,9 +175,10 @@ async def test_a_bad_request_names_all_parameters_at_fault_at_once(app: App) -> 
         planet="Mars",
         route_id="7",
         city="",
+        start_date="yesterday",
     )
-    assert set(faults(response)) == {"timezone", "currency", "planet", "route_id", "city"}
-    assert problem(response, 400)["detail"] == "5 parameters cannot be used."
+    assert set(faults(response)) == {"timezone", "currency", "planet", "route_id", "city", "start_date"}
+    assert problem(response, 400)["detail"] == "6 parameters cannot be used."
 
 
 async def test_an_unknown_parameter_is_told_which_there_are(app: App) -> None:
