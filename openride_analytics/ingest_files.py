@@ -52,7 +52,9 @@ def ingest(files: Sequence[str], *, url: str, to_kafka: Config | None) -> int:
             return asyncio.run(_to_service(files, url, progress))
         except _Unreadable as error:
             _console.print(
-                f"{error}; what comes before may be sent: again it changes nothing", style="red", markup=False
+                f"{error}; what comes before it may have been sent, and may be sent again",
+                style="red",
+                markup=False,
             )
             return 1
 

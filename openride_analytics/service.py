@@ -202,7 +202,12 @@ class Service:
             self._jobs.daily("expire_reports", self._reports.expire, hour=4, minute=17)
         self._jobs.start()
         self.started.set()
-        log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")
+        log.info(
+            "ready",
+            host=self.config.server.host,
+            port=self.config.server.port,
+            clickhouse=address_of(self.config.clickhouse.url) or "embedded",
+        )
 
     async def _prepare(self) -> "asyncpg.Pool[asyncpg.Record]":
         """Connects, brings the tables up to date, and returns the pool."""
