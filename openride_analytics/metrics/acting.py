@@ -155,16 +155,17 @@ async def distinct_users(
     kept: str = "true",
     filters: Mapping[str, str],
 ) -> list[int]:
-    """How many distinct users acted in each window, by acts of these kinds: one pass for all of them, up to 127.
+    """How many distinct users acted in each window, by acts of these kinds: one pass for up to 127 different ones.
 
     `kept` is a condition on `user_id` that binds `filters`. Raises what `Warehouse.query` raises.
     """
-    counted: list[int] = []
-    for start in range(0, len(windows), _MOST_WINDOWS):
-        some = windows[start : start + _MOST_WINDOWS]
+    different = list(dict.fromkeys(windows))
+    counted: dict[Window, int] = {}
+    for start in range(0, len(different), _MOST_WINDOWS):
+        some = different[start : start + _MOST_WINDOWS]
         # One after the other: a question that is as wide as that must not take all connections.
-        counted += await _count(warehouse, some, kinds, kept, filters)
-    return counted
+        counted |= zip(some, await _count(warehouse, some, kinds, kept, filters), strict=True)
+    return [counted[window] for window in windows]
 
 
 async def _count(

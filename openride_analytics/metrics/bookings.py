@@ -300,7 +300,6 @@ async def ask(warehouse: Warehouse, question: Question) -> BookingsAnswer:
         summary=BookingMetrics,
         previous=PreviousBookings,
         item=BookingBucket,
-        breakdowns=NoBreakdowns(),
     )
 
 

@@ -1,6 +1,7 @@
 """Drivers: who drives, what they earn, who stays. `GET /v1/metrics/drivers`."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, get_args
@@ -341,11 +342,12 @@ async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     }
 
     async def summarise(asked: Question) -> DriverMetrics:
-        return await _summary(warehouse, asked, await _driving(warehouse, asked))
+        return _metrics(asked, *await asyncio.gather(_driving(warehouse, asked), _trips(warehouse, asked)))
 
-    through, rows, top, previous = await asyncio.gather(
+    through, driving, trips, top, previous = await asyncio.gather(
         data_through(warehouse),
         _driving(warehouse, question),
+        _trips(warehouse, question),
         warehouse.query(
             statement(_TOP, trips=_TRIPS, kept=kept, repeated=repeated(), order=_ORDERS[question.sort]),
             ranking,
@@ -355,9 +357,9 @@ async def ask(warehouse: Warehouse, question: Question) -> DriversAnswer:
     return DriversAnswer(
         period=period_answer(question.period),
         data_through=through,
-        summary=await _summary(warehouse, question, rows),
+        summary=_metrics(question, driving, trips),
         previous=previous,
-        series=series(question, rows, DriverBucket, _shape),
+        series=series(question, driving, DriverBucket, _shape),
         breakdowns=NoBreakdowns(),
         top=[
             TopDriver(
@@ -375,12 +377,14 @@ async def _driving(warehouse: Warehouse, question: Question) -> dict[int, Row]:
     """How many drivers were active and online, by bucket and in the whole period."""
     spans = [(milliseconds(start), milliseconds(end)) for start, end in question.period.spans]
     windows = [(question.period.start_ms, question.period.end_ms), *spans]
-    active, online = [
-        await distinct_users(
-            warehouse, windows, [kind], kept=_kept(question, "user_id"), filters=question.filters.given
+    active, online = await asyncio.gather(
+        *(
+            distinct_users(
+                warehouse, windows, [kind], kept=_kept(question, "user_id"), filters=question.filters.given
+            )
+            for kind in (DRIVING, ONLINE)
         )
-        for kind in (DRIVING, ONLINE)
-    ]
+    )
     buckets = [WHOLE, *[start for start, _ in spans]]
     return {
         bucket: {"active_drivers": active[number], "online_drivers": online[number]}
@@ -394,7 +398,15 @@ def _kept(question: Question, column: str = "driver_id") -> str:
     return f"{condition} AND {column} = {{driver_id:UUID}}" if question.filters.driver_id else condition
 
 
-async def _summary(warehouse: Warehouse, question: Question, rows: dict[int, Row]) -> DriverMetrics:
+@dataclass(frozen=True)
+class _Trips:
+    """What the drivers' trips say: earnings by currency, retention by day."""
+
+    earnings: dict[str, Row]
+    retention: dict[int, Row]
+
+
+async def _trips(warehouse: Warehouse, question: Question) -> _Trips:
     kept = _kept(question)
     earnings, retention = await asyncio.gather(
         warehouse.query(
@@ -406,16 +418,19 @@ async def _summary(warehouse: Warehouse, question: Question, rows: dict[int, Row
             {**question.parameters, "now": milliseconds(question.now), "days": list(_RETENTION_DAYS)},
         ),
     )
-    by_currency = _in_currency(question, {row["currency"]: row for row in earnings})
-    by_day = {row["day"]: row for row in retention}
+    return _Trips({row["currency"]: row for row in earnings}, {row["day"]: row for row in retention})
+
+
+def _metrics(question: Question, driving: dict[int, Row], trips: _Trips) -> DriverMetrics:
+    by_currency = _in_currency(question, trips.earnings)
     return DriverMetrics(
-        **whole(question, rows, _shape),
+        **whole(question, driving, _shape),
         earnings={currency: _distribution(row) for currency, row in sorted(by_currency.items())},
         average_earnings_per_trip=mean_money(
             {currency: row["earnings"] for currency, row in by_currency.items()},
             {currency: row["paid_trips"] for currency, row in by_currency.items()},
         ),
-        retention=[_retention(day, by_day.get(day, {})) for day in _RETENTION_DAYS],
+        retention=[_retention(day, trips.retention.get(day, {})) for day in _RETENTION_DAYS],
     )
 
 

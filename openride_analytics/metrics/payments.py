@@ -444,7 +444,11 @@ GROUP BY error_code
 async def ask(warehouse: Warehouse, question: Question) -> PaymentsAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
     kept = payments_kept(question.filters, "thing_id")
-    rows = await warehouse.query(statement(_BREAKDOWNS, kept=kept, repeated=repeated()), question.parameters)
+
+    async def breakdowns() -> PaymentBreakdowns:
+        sql = statement(_BREAKDOWNS, kept=kept, repeated=repeated())
+        return _breakdowns(sorted(await warehouse.query(sql, question.parameters), key=_most_first))
+
     return await answer_by_bucket(
         warehouse,
         question,
@@ -454,7 +458,7 @@ async def ask(warehouse: Warehouse, question: Question) -> PaymentsAnswer:
         summary=PaymentMetrics,
         previous=PreviousPayments,
         item=PaymentBucket,
-        breakdowns=_breakdowns(sorted(rows, key=_most_first)),
+        breakdowns=breakdowns,
     )
 
 

@@ -160,6 +160,11 @@ class NoBreakdowns(Struct, kw_only=True):
     """This endpoint has none."""
 
 
+async def no_breakdowns() -> NoBreakdowns:
+    """For `answer_by_bucket`."""
+    return NoBreakdowns()
+
+
 A = TypeVar("A")
 P = TypeVar("P")
 S = TypeVar("S")
@@ -245,17 +250,18 @@ async def answer_by_bucket(
     summary: Callable[..., S],
     previous: Callable[..., Any],
     item: Callable[..., Any],
-    breakdowns: Struct,
+    breakdowns: Callable[[], Awaitable[Struct]] = no_breakdowns,
 ) -> A:
     """The answer where one statement says it all: its row for the whole period is the summary, the others the series."""
 
     async def summarise(asked: Question) -> S:
         return summary(**whole(asked, await rows_by_bucket(warehouse, sql, asked), shape))
 
-    through, rows, before = await asyncio.gather(
+    through, rows, before, by_value = await asyncio.gather(
         data_through(warehouse),
         rows_by_bucket(warehouse, sql, question),
         compared(question, summarise, previous),
+        breakdowns(),
     )
     return answer(
         period=period_answer(question.period),
@@ -263,7 +269,7 @@ async def answer_by_bucket(
         summary=summary(**whole(question, rows, shape)),
         previous=before,
         series=series(question, rows, item, shape),
-        breakdowns=breakdowns,
+        breakdowns=by_value,
     )
 
 

@@ -269,11 +269,13 @@ _DEPARTURES: Final = """
     ),
     departures AS
     (
-        SELECT
-            route_id,
-            departure,
-            least(1, sum(seats) / any(seats_total)) AS occupancy
-        FROM seated
+        SELECT route_id, least(1, taken / seats_total) AS occupancy
+        FROM
+        (
+            SELECT route_id, departure, sum(seats) AS taken
+            FROM seated
+            GROUP BY route_id, departure
+        ) AS seats_taken
         INNER JOIN
         (
             SELECT route_id, argMin(seats_total, {first}) AS seats_total
@@ -281,7 +283,6 @@ _DEPARTURES: Final = """
             WHERE event_type = 'route.created' AND {kept} AND {on_routes}
             GROUP BY route_id
         ) AS capacities USING (route_id)
-        GROUP BY route_id, departure
     )
 """
 
@@ -430,29 +431,28 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
         on_routes="true",
     )
 
-    async def summarise(asked: Question, rows: dict[int, Row]) -> RouteMetrics:
-        (at_end,) = await warehouse.query(standing, asked.parameters)
-        return RouteMetrics(
-            **whole(asked, rows, _shape),
-            active_routes=at_end["active_routes"],
-            utilization=at_end["utilization"],
+    async def state_at_end(asked: Question) -> Row:
+        (row,) = await warehouse.query(standing, asked.parameters)
+        return row
+
+    async def summarise(asked: Question) -> RouteMetrics:
+        return _metrics(
+            asked, *await asyncio.gather(rows_by_bucket(warehouse, counts, asked), state_at_end(asked))
         )
 
-    async def summarise_before(before: Question) -> RouteMetrics:
-        return await summarise(before, await rows_by_bucket(warehouse, counts, before))
-
-    through, rows, places, popular, previous = await asyncio.gather(
+    through, rows, at_end, places, popular, previous = await asyncio.gather(
         data_through(warehouse),
         rows_by_bucket(warehouse, counts, question),
+        state_at_end(question),
         warehouse.query(statement(_PLACES, active=_ACTIVE, kept=kept), question.parameters),
         _popular(warehouse, question, kept),
-        compared(question, summarise_before, PreviousRoutes),
+        compared(question, summarise, PreviousRoutes),
     )
     places.sort(key=_most_first)
     return RoutesAnswer(
         period=period_answer(question.period),
         data_through=through,
-        summary=await summarise(question, rows),
+        summary=_metrics(question, rows, at_end),
         previous=previous,
         series=series(question, rows, RouteBucket, _shape),
         breakdowns=RouteBreakdowns(
@@ -468,6 +468,14 @@ async def ask(warehouse: Warehouse, question: Question) -> RoutesAnswer:
             by_state=_by_state(places),
         ),
         popular=popular,
+    )
+
+
+def _metrics(question: Question, rows: dict[int, Row], at_end: Row) -> RouteMetrics:
+    return RouteMetrics(
+        **whole(question, rows, _shape),
+        active_routes=at_end["active_routes"],
+        utilization=at_end["utilization"],
     )
 
 

@@ -268,7 +268,6 @@ async def ask(warehouse: Warehouse, question: Question) -> TripsAnswer:
         summary=TripMetrics,
         previous=PreviousTrips,
         item=TripBucket,
-        breakdowns=NoBreakdowns(),
     )
 
 

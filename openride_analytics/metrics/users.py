@@ -233,25 +233,28 @@ SELECT
 
 async def ask(warehouse: Warehouse, question: Question) -> UsersAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
-    through, active, registered, previous = await asyncio.gather(
+
+    async def summarise(asked: Question) -> UserMetrics:
+        return _metrics(await _counted(warehouse, asked))
+
+    through, counted, previous = await asyncio.gather(
         data_through(warehouse),
-        _active(warehouse, question),
-        _registered(warehouse, question),
-        compared(question, lambda asked: _summary_of(warehouse, asked), PreviousUsers),
+        _counted(warehouse, question),
+        compared(question, summarise, PreviousUsers),
     )
 
     def shape(_question: Question, row: Row, start: datetime, _end: datetime) -> dict[str, Any]:
         return {
-            "active_users": active.by_bucket[milliseconds(start)],
+            "active_users": counted.active.by_bucket[milliseconds(start)],
             "registrations": row.get("registrations", 0),
         }
 
     return UsersAnswer(
         period=period_answer(question.period),
         data_through=through,
-        summary=await _summary(warehouse, question, active, registered),
+        summary=_metrics(counted),
         previous=previous,
-        series=series(question, registered, UserBucket, shape),
+        series=series(question, counted.registered, UserBucket, shape),
         breakdowns=NoBreakdowns(),
     )
 
@@ -299,20 +302,30 @@ async def _registered(warehouse: Warehouse, question: Question) -> dict[int, Row
     )
 
 
-async def _summary_of(warehouse: Warehouse, question: Question) -> UserMetrics:
-    active, registered = await asyncio.gather(_active(warehouse, question), _registered(warehouse, question))
-    return await _summary(warehouse, question, active, registered)
+@dataclass(frozen=True)
+class _Counted:
+    """All that the stores say about a period."""
+
+    active: _Active
+    standing: Row
+    registered: dict[int, Row]
+    registered_before: dict[int, Row]
 
 
-async def _summary(
-    warehouse: Warehouse, question: Question, active: _Active, registered: dict[int, Row]
-) -> UserMetrics:
-    (standing,), registered_before = await asyncio.gather(
+async def _counted(warehouse: Warehouse, question: Question) -> _Counted:
+    active, (standing,), registered, registered_before = await asyncio.gather(
+        _active(warehouse, question),
         warehouse.query(statement(_STANDING, kept=users_kept(question.filters)), question.parameters),
+        _registered(warehouse, question),
         _registered(warehouse, question.before()),
     )
-    registrations = registered.get(WHOLE, {}).get("registrations", 0)
-    before = registered_before.get(WHOLE, {}).get("registrations", 0)
+    return _Counted(active, standing, registered, registered_before)
+
+
+def _metrics(counted: _Counted) -> UserMetrics:
+    active, standing = counted.active, counted.standing
+    registrations = counted.registered.get(WHOLE, {}).get("registrations", 0)
+    before = counted.registered_before.get(WHOLE, {}).get("registrations", 0)
     return UserMetrics(
         active_users=active.in_period,
         dau=active.in_day,
