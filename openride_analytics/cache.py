@@ -378,6 +378,10 @@ class RedisCache:
         """See `Cache.answers`."""
         return await self._guarded(self._redis.ping, _TELL_SECONDS) is not None
 
+    async def ping(self) -> None:
+        """Raises what Redis or its client has to say where it does not work."""
+        await _within(_TELL_SECONDS, self._placed(self._redis.ping))
+
     async def close(self) -> None:
         """See `Cache.close`."""
         if self._telling is not None:

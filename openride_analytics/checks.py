@@ -2,28 +2,36 @@
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import Coroutine
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import aiosmtplib
 import asyncpg
+import httpx
 import msgspec
 import structlog
 from aiokafka.errors import KafkaError
+from redis.exceptions import RedisError
 
 from openride_analytics import migrations, postgres
+from openride_analytics.access.tokens import try_keys
 from openride_analytics.cache import RedisCache
 from openride_analytics.config import Config, ConfigError, address_of
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.topics import topics_of
 from openride_analytics.migrations import MigrationError
+from openride_analytics.reports.files import FilesUnavailable, ReportFiles
+from openride_analytics.reports.sending import try_mail
 from openride_analytics.service import warehouse_of
 from openride_analytics.warehouse import WarehouseError
 
 log = structlog.get_logger(__name__)
 
 _TRY_SECONDS: Final = 10.0
+_TRIED_FILE: Final = "check-config"
 # A migration may fill a table from all that is stored.
 _FILL_SECONDS: Final = 6 * 3_600.0
 _FAILURES: Final = (
@@ -32,7 +40,12 @@ _FAILURES: Final = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     KafkaError,
+    RedisError,
     TimeoutError,
+    aiosmtplib.SMTPException,
+    FilesUnavailable,
+    httpx.HTTPError,
+    ValueError,  # what is at the address of the signing keys is something else
 )
 
 
@@ -57,6 +70,13 @@ async def check_servers(config: Config) -> int:
         await _tried("redis", address_of(config.redis.url), _redis(config)),
         await _tried("kafka", config.kafka.bootstrap_servers, _kafka(config)),
     ]
+    # What most installations do without has a line only where it is configured.
+    if config.smtp.host:
+        results.append(await _tried("smtp", f"{config.smtp.host}:{config.smtp.port}", _smtp(config)))
+    if config.reports.s3_bucket:
+        results.append(await _tried("s3", config.reports.s3_bucket, _bucket(config)))
+    if config.auth.jwks_url:
+        results.append(await _tried("jwks", config.auth.jwks_url, _signing_keys(config)))
     return 0 if all(results) else 1
 
 
@@ -69,9 +89,8 @@ async def _tried(name: str, address: str, attempt: Coroutine[Any, Any, str]) -> 
         async with asyncio.timeout(_TRY_SECONDS):
             said = await attempt
     except _FAILURES as error:
-        print(
-            f"{name:<11} {address}: no answer ({type(error).__name__}: {str(error)[:200]})", file=sys.stderr
-        )
+        said = " ".join(str(error).split())[:200]
+        print(f"{name:<11} {address}: no answer ({type(error).__name__}: {said})", file=sys.stderr)
         return False
     print(f"{name:<11} {address}: {said}", file=sys.stderr)
     return True
@@ -117,11 +136,31 @@ async def _postgres(config: Config) -> str:
 async def _redis(config: Config) -> str:
     cache = RedisCache(config.redis.url, cluster=config.redis.cluster)
     try:
-        if not await cache.answers():
-            raise OSError("it does not answer")
+        await cache.ping()
     finally:
         await cache.close()
     return "answers"
+
+
+async def _smtp(config: Config) -> str:
+    await try_mail(config.smtp)
+    return f"answers, and lets {config.smtp.username} in" if config.smtp.username else "answers"
+
+
+async def _bucket(config: Config) -> str:
+    """Does what is done with reports: a bucket that can be read need not take anything."""
+    files = ReportFiles.configured(config)
+    with tempfile.NamedTemporaryFile() as nothing:
+        await files.put(_TRIED_FILE, Path(nothing.name))
+    await files.delete(_TRIED_FILE)
+    return "takes and removes files"
+
+
+async def _signing_keys(config: Config) -> str:
+    found = await try_keys(config.auth.jwks_url)
+    if not found:
+        raise ValueError("no key for RS256 or ES256 is there")
+    return f"answers, {found} keys"
 
 
 async def _kafka(config: Config) -> str:

@@ -379,6 +379,13 @@ def _checked(config: Config) -> Config:
         raise ConfigError("clickhouse.replicated: must be set together with clickhouse.cluster")
     if config.redis.cluster and urlsplit(config.redis.url).scheme not in ("redis", "rediss"):
         raise ConfigError("redis.cluster: the address of one of its nodes is missing (redis.url)")
+    kafka = config.kafka
+    if kafka.bootstrap_servers and bool(kafka.sasl_username) is not kafka.security_protocol.startswith(
+        "SASL"
+    ):
+        raise ConfigError(
+            "kafka.sasl_username: goes together with kafka.security_protocol = SASL_SSL or SASL_PLAINTEXT"
+        )
     retention = config.retention
     if retention.cold_days and retention.hot_days > retention.cold_days:
         raise ConfigError("retention.hot_days: must not be more than retention.cold_days")

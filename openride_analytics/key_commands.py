@@ -1,6 +1,7 @@
 """`openride-analytics keys create | list | revoke`: API keys, also before the first one is there."""
 
 import argparse
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -11,7 +12,24 @@ from openride_analytics import postgres
 from openride_analytics.access import SCOPES, audit, keys
 from openride_analytics.config import Config, ConfigError
 
+# From the environment only: arguments are seen by everybody on a machine.
+_KEY_VARIABLE: Final = "OPENRIDE_KEY"
 _LONGEST_NAME: Final = 100
+
+
+def authorization() -> dict[str, str]:
+    """The header for a running service, with the key in the environment; none without one."""
+    key = os.environ.get(_KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def refusal(status: int, scope: str) -> str | None:
+    """What to do about a service that answers with 401 or 403; None for any other status."""
+    if status == 401:
+        return f"the service wants a key with the scope `{scope}`: set {_KEY_VARIABLE} (`openride-analytics keys create`)"
+    if status == 403:
+        return f"the key in {_KEY_VARIABLE} does not have the scope `{scope}`: `openride-analytics keys create` makes one"
+    return None
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

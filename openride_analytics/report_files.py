@@ -14,6 +14,7 @@ import msgspec
 
 from openride_analytics.catalogue import ANSWERS
 from openride_analytics.config import Config, ConfigError, time_zones
+from openride_analytics.key_commands import authorization, refusal
 from openride_analytics.metrics.question import Filters, Question
 from openride_analytics.period import BadPeriod, Period, instant_text, parse
 from openride_analytics.reports import content
@@ -23,6 +24,7 @@ from openride_analytics.service import warehouse_of
 from openride_analytics.warehouse import WarehouseError
 
 _TIMEOUT_SECONDS: Final = 60.0
+_UNKNOWN_TABLE: Final = "Code: 60."
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,20 @@ def report(wanted: Wanted, config: Config, *, url: str | None) -> int:
     except BadOrder as error:
         raise ConfigError(f"{error.field}: {error.message}") from None
     except httpx.HTTPStatusError as error:
-        print(f"{url}: {error.response.status_code}: {error.response.text[:300]}", file=sys.stderr)
+        status = error.response.status_code
+        said = refusal(status, "read") or f"{status}: {error.response.text[:300]}"
+        print(f"no report: {url}: {said}", file=sys.stderr)
         return 1
-    except (httpx.HTTPError, WarehouseError, RenderingFailed, OSError, msgspec.MsgspecError) as error:
-        print(f"no report: {type(error).__name__}: {error}", file=sys.stderr)
+    except httpx.HTTPError as error:
+        print(f"no report: {url}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except (WarehouseError, RenderingFailed, OSError, msgspec.MsgspecError) as error:
+        said = (
+            "the tables are not there: is this the right store? `openride-analytics migrate` makes them"
+            if str(error).startswith(_UNKNOWN_TABLE)
+            else f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        )
+        print(f"no report: {said}", file=sys.stderr)
         return 1
     print(target)
     return 0
@@ -104,7 +116,7 @@ async def _make(order: Order, config: Config, url: str | None, folder: Path) -> 
 
 
 async def _from_service(order: Order, url: str, folder: Path) -> Report:
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, headers=authorization()) as client:
 
         async def ask(subject: Subject, question: Question) -> Any:
             answer = await client.get(

@@ -202,7 +202,12 @@ class Service:
             self._jobs.daily("expire_reports", self._reports.expire, hour=4, minute=17)
         self._jobs.start()
         self.started.set()
-        log.info("ready", clickhouse=address_of(self.config.clickhouse.url) or "embedded")
+        log.info(
+            "ready",
+            host=self.config.server.host,
+            port=self.config.server.port,
+            clickhouse=address_of(self.config.clickhouse.url) or "embedded",
+        )
 
     async def _prepare(self) -> "asyncpg.Pool[asyncpg.Record]":
         """Connects, brings the tables up to date, and returns the pool."""
@@ -273,7 +278,13 @@ class Service:
         self._tasks[name] = task
 
         def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled() or (error := task.exception()) is None:
+            error: BaseException | None
+            if task.cancelled():
+                # We cancel while we stop. At any other time a driver has cancelled something of its own and let that out.
+                error = None if self.stopping.is_set() else RuntimeError("cancelled, by nobody here")
+            else:
+                error = task.exception()
+            if error is None:
                 return
             log.critical("task_died", task=name, exc_info=error)
             self.failed = error

@@ -61,6 +61,8 @@ class Tokens:
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError) as error:
+            # The caller is not told what is wrong with it; who sets up the identity provider has to know.
+            log.debug("token_refused", error=type(error).__name__)
             raise not_valid(
                 "expired_token" if isinstance(error, jwt.ExpiredSignatureError) else "bad_token"
             ) from None
@@ -98,6 +100,11 @@ class Tokens:
             log.warning("jwks_not_fetched", error=type(error).__name__)
             return
         self._keys, self._fetched = fetched, self._tried
+
+
+async def try_keys(url: str) -> int:
+    """How many keys that can be used are at the address. Raises what fetching them raises."""
+    return len(_usable(await _bounded_get(url)))
 
 
 async def _bounded_get(url: str) -> bytes:

@@ -28,6 +28,7 @@ from openride_analytics.period import (
     Granularity,
     Period,
     parse,
+    parse_bounds,
 )
 
 MAX_LIMIT: Final = 1_000
@@ -236,6 +237,7 @@ SPAN: Final = ("start_date", "end_date", "timezone")
 PERIOD: Final = ("start_date", "end_date", "timezone", "granularity", "compare")
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE | re.ASCII)
+_ANY_ZONE: Final = ZoneInfo("UTC")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}\Z", re.ASCII)
 
 
@@ -359,6 +361,16 @@ class Query:
             self.refuse("timezone", "There is no such IANA time zone. Example: Africa/Lagos.")
         elif not value.strip() or len(value) > _LONGEST_TEXT or "\0" in value:
             self.refuse(parameter.name, f"Must be a text of 1 to {_LONGEST_TEXT} characters.")
+        elif parameter.name in ("start_date", "end_date"):
+            self._check_bound(parameter.name, value)
+
+    def _check_bound(self, name: str, value: str) -> None:
+        """By itself: the period needs all the others."""
+        bounds = (value, None) if name == "start_date" else (None, value)
+        try:
+            parse_bounds(*bounds, timezone=_ANY_ZONE)
+        except BadPeriod as error:
+            self.refuse(name, error.message)
 
     def refuse(self, field: str, message: str) -> None:
         """Finds a fault, to be raised with all others."""

@@ -2,10 +2,51 @@
 
 import logging
 import sys
+from time import monotonic
+from typing import Final
 
 import structlog
 
 from openride_analytics.config import Log
+
+_QUIET_SECONDS: Final = 30.0
+_MOST_REMEMBERED: Final = 200
+
+
+class Repeats(logging.Filter):
+    """Lets what a library says in one place of its code through once in half a minute, with the number of those left out.
+
+    Kafka's client has a hundred lines a second to say about a broker that is away. Our own lines all go through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], tuple[float, int]] = {}
+        """By file and line: when it was last let through, and how many were not since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        if record.name.startswith("openride_analytics"):
+            return True
+        place = record.pathname, record.lineno
+        now = monotonic()
+        last, left_out = self._said.pop(place, (-_QUIET_SECONDS, 0))
+        if now - last < _QUIET_SECONDS:
+            self._said[place] = last, left_out + 1
+            return False
+        self._said[place] = now, 0
+        if len(self._said) > _MOST_REMEMBERED:
+            del self._said[next(iter(self._said))]
+        record.left_out = left_out
+        return True
+
+
+def _count_of_left_out(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if left_out := getattr(event["_record"], "left_out", 0):
+        event["left_out"] = left_out
+    return event
 
 
 def configure(settings: Log) -> None:
@@ -34,9 +75,10 @@ def configure(settings: Log) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _count_of_left_out],
         )
     )
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(level, logging.WARNING))

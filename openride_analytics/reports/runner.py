@@ -96,6 +96,7 @@ class Runner:
         self._deliverers = set[asyncio.Task[None]]()
         self._ticks = set[asyncio.Task[None]]()
         self._stopping = False
+        self._away = False
         self._ticking = asyncio.Lock()
 
     async def tick(self) -> None:
@@ -110,8 +111,13 @@ class Runner:
                     log.error("report_missed", report_id=str(report_id), schedule_id=str(schedule_id))
                 todo = await runs.todo(self._pool)
             except POSTGRES_AWAY as error:
-                log.warning("reports_not_looked_at", error=type(error).__name__)
+                if not self._away:  # once, not every second
+                    log.warning("reports_not_looked_at", error=type(error).__name__)
+                self._away = True
                 return
+            if self._away:
+                log.info("reports_looked_at_again")
+            self._away = False
             self._work(self._makers, min(todo.make, _MAKING), to_make=True)
             self._work(self._deliverers, min(todo.deliver, _DELIVERING), to_make=False)
 

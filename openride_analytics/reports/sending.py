@@ -49,17 +49,8 @@ async def send_mail(smtp: Smtp, message: EmailMessage) -> None:
     between the message's end and the server's answer, the message may have been accepted all the same.
     """
     if not smtp.host:
-        raise DeliveryFailed("no mail server is configured", permanent=False)
-    client = aiosmtplib.SMTP(
-        hostname=smtp.host,
-        port=smtp.port,
-        use_tls=smtp.security == "tls",
-        start_tls=smtp.security == "starttls",
-        username=smtp.username or None,
-        password=smtp.password or None,
-        timeout=smtp.timeout_seconds,
-        tls_context=None if smtp.security == "none" else _mail_context(smtp.ca_file),
-    )
+        raise DeliveryFailed("no mail server is configured: [smtp] host", permanent=False)
+    client = _mail_client(smtp)
     try:
         async with asyncio.timeout(smtp.timeout_seconds):
             await client.connect()
@@ -94,6 +85,29 @@ async def send_mail(smtp: Smtp, message: EmailMessage) -> None:
                 if client.is_connected:
                     await client.quit()
         client.close()
+
+
+async def try_mail(smtp: Smtp) -> None:
+    """Connects to the mail server, logs in and takes leave. Raises what that raises."""
+    client = _mail_client(smtp)
+    try:
+        await client.connect()
+        await client.quit()
+    finally:
+        client.close()
+
+
+def _mail_client(smtp: Smtp) -> aiosmtplib.SMTP:
+    return aiosmtplib.SMTP(
+        hostname=smtp.host,
+        port=smtp.port,
+        use_tls=smtp.security == "tls",
+        start_tls=smtp.security == "starttls",
+        username=smtp.username or None,
+        password=smtp.password or None,
+        timeout=smtp.timeout_seconds,
+        tls_context=None if smtp.security == "none" else _mail_context(smtp.ca_file),
+    )
 
 
 @dataclass(frozen=True)

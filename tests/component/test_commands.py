@@ -1,14 +1,21 @@
 """The commands as an operator runs them: exit codes and what is printed."""
 
 import asyncio
+import contextlib
+import gzip
 import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+import zstandard
 
 from openride_analytics import cli
 from openride_analytics.config import WELL_KNOWN
@@ -17,6 +24,8 @@ from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.kafka import KafkaServer
 from tests.servers.process import HOST, free_port
 from tests.servers.redis import RedisServer
+from tests.servers.s3 import S3Server
+from tests.servers.smtp import SmtpServer
 from tests.stores import create_tables
 
 PARTS = ("clickhouse", "postgres", "redis", "kafka")
@@ -97,6 +106,47 @@ async def test_check_config_fails_where_a_server_does_not_answer(tmp_path: Path)
     assert "hush" not in done.stdout + done.stderr
 
 
+async def test_check_config_tries_what_else_is_configured(
+    tmp_path: Path, smtp: SmtpServer, s3_server: S3Server, postgres_url: str
+) -> None:
+    given: dict[str, dict[str, Any]] = {
+        "smtp": smtp.config,
+        "reports": {
+            "s3_bucket": s3_server.bucket,
+            "s3_endpoint": s3_server.url,
+            "s3_access_key_id": "id",
+            "s3_secret_access_key": "hush",
+        },
+        "auth": {"jwt_issuer": "i", "jwt_audience": "a"},
+    }
+
+    async def checked(nobody: str) -> tuple[int, list[str]]:
+        with answering(200, {"keys": []}) as (url, _):
+            given["auth"]["jwks_url"] = nobody or f"{url}/jwks.json"
+            environment = {
+                f"OPENRIDE_{section}__{key}".upper(): str(value)
+                for section, keys in given.items()
+                for key, value in keys.items()
+            }
+            done = await run(
+                tmp_path, "check-config", environment=environment | {"DATABASE_URL": postgres_url}
+            )
+        assert "hush" not in done.stdout + done.stderr
+        return done.returncode, done.stderr.splitlines()[len(PARTS) :]
+
+    code, (mail, bucket, keys) = await checked("")
+    assert mail.endswith(": answers")
+    assert bucket.endswith(": takes and removes files")
+    assert keys.endswith("no answer (ValueError: no key for RS256 or ES256 is there)")
+    assert code == 1
+
+    given["smtp"]["port"] = free_port()
+    given["reports"]["s3_bucket"] = "elsewhere"
+    code, lines = await checked(f"http://{HOST}:{free_port()}/jwks.json")
+    assert [("no answer" in line) for line in lines] == [True, True, True], lines
+    assert code == 1
+
+
 async def test_migrate_applies_the_migrations_and_then_has_nothing_to_do(
     tmp_path: Path, clickhouse_url: str, postgres_url: str
 ) -> None:
@@ -145,12 +195,104 @@ async def test_ingest_of_a_missing_file_sends_nothing(tmp_path: Path) -> None:
     assert done.stderr == "openride-analytics: missing.ndjson: there is no such file\n"
 
 
+@contextlib.contextmanager
+def answering(status: int, body: dict[str, Any]) -> Iterator[tuple[str, list[bytes]]]:
+    """The address of a service that answers all requests alike, and the bodies that it is sent, unpacked."""
+    sent: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(gzip.decompress(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            said = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}", sent
+        server.shutdown()
+
+
+ACCEPTED = {"accepted": 1, "duplicates_possible": True, "rejected": []}
+LINES = [json.dumps({"number": number}).encode() + b"\n" for number in range(5_000)]
+PACKED = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_ingest_reads_all_parts_of_a_packed_file(tmp_path: Path, kind: str) -> None:
+    """Files that were appended to each other, as logs are, or packed in parallel."""
+    parts = LINES[:2_000], LINES[2_000:2_001], LINES[2_001:]
+    (tmp_path / f"all.{kind}").write_bytes(b"".join(PACKED[kind](b"".join(part)) for part in parts))
+    with answering(202, ACCEPTED) as (url, sent):
+        assert cli.main(["ingest", str(tmp_path / f"all.{kind}"), "--url", url]) == 0
+    assert b"".join(sent) == b"".join(LINES)
+
+
+@pytest.mark.parametrize("kind", PACKED)
+@pytest.mark.parametrize(
+    "broken", [lambda whole: whole[:-9], lambda _: b"not packed"], ids=["cut off", "something else"]
+)
+def test_ingest_of_a_file_that_is_cut_off_or_something_else_says_so_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str, broken: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / f"a.{kind}").write_bytes(broken(PACKED[kind](b"".join(LINES))))
+    with answering(202, ACCEPTED) as (url, _):
+        assert cli.main(["ingest", str(tmp_path / f"a.{kind}"), "--url", url]) == 1
+    printed = " ".join(capfd.readouterr().err.split())
+    assert f"a.{kind}: cannot be read beyond line" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "scope"),
+    [(["ingest", "one.ndjson"], "ingest"), (["report"], "read")],
+    ids=["ingest", "report"],
+)
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "wants a key with the scope"), (403, "does not have the scope")]
+)
+def test_a_key_that_is_missing_or_may_not_do_that_is_told_with_what_to_do(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    scope: str,
+    status: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.ndjson").write_bytes(LINES[0])
+    with answering(status, {}) as (url, _):
+        assert cli.main([*arguments, "--url", url]) == 1
+    printed = " ".join(capfd.readouterr().err.split())
+    assert f"{said} `{scope}`" in printed
+    assert "OPENRIDE_KEY" in printed
+    assert url in printed
+
+
+def test_ingest_wants_a_whole_address(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.ndjson").write_bytes(LINES[0])
+    assert cli.main(["ingest", str(tmp_path / "one.ndjson"), "--url", "127.0.0.1:8097"]) == 2
+    assert (
+        capfd.readouterr().err
+        == "openride-analytics: --url: 127.0.0.1:8097: must begin with http:// or https://\n"
+    )
+
+
 async def test_ingest_to_kafka_needs_an_address(tmp_path: Path) -> None:
     (tmp_path / "here.ndjson").write_text("{}\n")
     done = await run(tmp_path, "ingest", "here.ndjson", "--kafka")
     assert done.returncode == 2
-    assert "kafka.bootstrap_servers" in done.stderr
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "kafka.bootstrap_servers" in line
 
 
 @pytest.mark.parametrize(
@@ -234,6 +376,14 @@ async def test_report_makes_a_file_from_the_stores(tmp_path: Path, clickhouse_ur
     assert sorted(await asyncio.to_thread(os.listdir, tmp_path)) == [done.stdout.strip(), "own.toml"]
 
 
+async def test_report_from_stores_without_tables_says_so(tmp_path: Path, clickhouse_url: str) -> None:
+    (tmp_path / "own.toml").write_text(f'[clickhouse]\nurl = "{clickhouse_url}"\n')
+    done = await run(tmp_path, "report", "--config", "own.toml")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "the tables are not there" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -242,7 +392,7 @@ async def test_report_makes_a_file_from_the_stores(tmp_path: Path, clickhouse_ur
         (("--filter", "colour=red"), 2, "--filter: there is no filter 'colour'"),
         (("--start-date", "yesterday"), 2, "--start-date: Give a day"),
         (("--format", "excel"), 2, "--config"),
-        (("--url", f"http://{HOST}:1"), 1, "no report: ConnectError"),
+        (("--url", f"http://{HOST}:1"), 1, f"no report: http://{HOST}:1: ConnectError"),
     ],
 )
 def test_report_says_what_is_wrong_in_one_line(

@@ -175,9 +175,10 @@ async def test_a_bad_request_names_all_parameters_at_fault_at_once(app: App) -> 
         planet="Mars",
         route_id="7",
         city="",
+        start_date="yesterday",
     )
-    assert set(faults(response)) == {"timezone", "currency", "planet", "route_id", "city"}
-    assert problem(response, 400)["detail"] == "5 parameters cannot be used."
+    assert set(faults(response)) == {"timezone", "currency", "planet", "route_id", "city", "start_date"}
+    assert problem(response, 400)["detail"] == "6 parameters cannot be used."
 
 
 async def test_an_unknown_parameter_is_told_which_there_are(app: App) -> None:
@@ -557,3 +558,20 @@ async def test_prometheus_gets_counters_and_times_by_route(app: App) -> None:
     routes = {value for sample in samples for name, value in sample.labels.items() if name == "path"}
     assert "/v1/events" in routes
     assert not any(route.startswith("/nothing") for route in routes)
+
+
+async def test_a_task_that_ends_as_cancelled_ends_the_service_unless_it_stops() -> None:
+    """As where Kafka's client cancels a task of its own and lets that out: events would not be read any more, in silence."""
+    nobody = f"clickhouse://{HOST}:{free_port()}/openride"
+    for stopping in (False, True):
+        async with without_stores(nobody) as instance:
+            service = instance.service
+            ended = asyncio.Event()
+            service.on_failure = ended.set
+            if stopping:
+                service.stopping.set()
+            service._tasks["event_loop"].cancel()
+            await asyncio.wait([service._tasks["event_loop"]])
+            await asyncio.sleep(0)
+            assert ended.is_set() is not stopping
+            assert (service.failed is None) is stopping

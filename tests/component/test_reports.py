@@ -386,6 +386,11 @@ async def test_what_cannot_be_made_is_tried_again_and_then_told_to_its_owner(
     assert (run.state, run.error, len(making.orders)) == ("waiting", said, 1)
     await stage.later()
     run = await stage.until(schedule_id, "failed")
+
+    async def told() -> bool:  # a moment in which nobody works may be one before that is taken up
+        return bool(stage.smtp.mails)
+
+    await stage.eventually(told)
     await stage.idle()
     assert (run.error, len(making.orders)) == (said, 2)
     assert stage.smtp.counts() == {OWNER: 1}
@@ -570,3 +575,24 @@ async def test_nothing_personal_and_no_secret_is_logged(
     assert "report_not_delivered" in printed
     for hidden in (ADA, BEN, OWNER, HOOK, SECRET, "ada@", "hooks.openride"):
         assert hidden not in printed
+
+
+async def test_postgresql_away_is_logged_once_until_it_is_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, really, away = await stage.instance(), runs.enqueue_due, False
+
+    async def enqueue_due(*given: Any) -> Any:
+        if away:
+            raise ConnectionRefusedError
+        return await really(*given)
+
+    monkeypatch.setattr(runs, "enqueue_due", enqueue_due)
+    with structlog.testing.capture_logs() as logged:
+        for away in (False, True, True, True, False, False, True, True):  # noqa: B007  # read by `enqueue_due`
+            await one.tick()
+    assert [line["event"] for line in logged] == [
+        "reports_not_looked_at",
+        "reports_looked_at_again",
+        "reports_not_looked_at",
+    ]

@@ -115,6 +115,14 @@ def test_other_names_of_the_environment_are_not_ours() -> None:
         ("[retention]\nhot_days = 100\ncold_days = 50", ["retention.hot_days", "cold_days"]),
         ('[kafka.dialects.a]\nnames.user_id = ["a+b+c"]', ["kafka.dialects"]),
         ('[smtp]\nhost = "mail.test"', ["smtp.sender", "smtp.host"]),
+        (
+            '[kafka]\nbootstrap_servers = "k:9092"\nsasl_username = "openride"',
+            ["kafka.sasl_username", "security_protocol"],
+        ),
+        (
+            '[kafka]\nbootstrap_servers = "k:9092"\nsecurity_protocol = "SASL_SSL"',
+            ["kafka.sasl_username", "security_protocol"],
+        ),
         ('[reports]\npublic_url = "example.com"', ["reports.public_url", "https://"]),
         ("[server\nport = 1", ["not valid TOML", "line 1"]),
         ('[server]\nhost = "0.0.0.0"', ["server.host", "auth.enabled", "auth.open_to_everybody"]),
