@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 
@@ -24,8 +23,6 @@ from openride_analytics.warehouse import WarehouseError
 log = structlog.get_logger(__name__)
 
 _TRY_SECONDS: Final = 10.0
-# A migration may fill a table from all that is stored.
-_FILL_SECONDS: Final = 6 * 3_600.0
 _FAILURES: Final = (
     WarehouseError,
     OSError,
@@ -133,9 +130,8 @@ async def _kafka(config: Config) -> str:
 
 
 async def migrate(config: Config) -> int:
-    """Applies the migrations and returns 0, or 1 where that was not possible. Here a statement may take hours."""
-    patient = msgspec.structs.replace(config.clickhouse, insert_timeout_seconds=_FILL_SECONDS)
-    warehouse = warehouse_of(msgspec.structs.replace(config, clickhouse=patient))
+    """Applies the migrations and returns 0, or 1 where that was not possible."""
+    warehouse = warehouse_of(config)
     embedded = None
     pool = None
     try:
@@ -154,7 +150,5 @@ async def migrate(config: Config) -> int:
         await warehouse.close()
         if embedded is not None:
             await embedded.stop()
-    for name in applied:
-        log.info("migrated", migration=name)
     log.info("migrations_complete", applied=len(applied))
     return 0
