@@ -62,10 +62,15 @@ function offer(name, choices, chosen) {
   fields[name].replaceChildren(...[...all].map(([value, text]) => option(value, text, chosen)));
 }
 
-const zones = (() => {
+const zone = (name) => [name, name.replaceAll("_", " ")];
+let zones = ["UTC", HOME.timezone].map(zone);
+
+/** Hundreds, which would come before the first numbers. */
+function showZones() {
   const all = new Set(["UTC", HOME.timezone, ...(Intl.supportedValuesOf?.("timeZone") ?? [])]);
-  return [...all].sort().map((zone) => [zone, zone.replaceAll("_", " ")]);
-})();
+  zones = [...all].sort().map(zone);
+  offer("timezone", zones, state.timezone);
+}
 
 let places = [];
 let currencies = [];
@@ -291,4 +296,7 @@ function report(failures, quietly) {
 }
 
 showTheme();
-draw().then(follow); // whose numbers cost the store something too
+draw().then(() => {
+  showZones();
+  follow(); // its numbers cost the store something too
+});
