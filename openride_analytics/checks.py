@@ -32,8 +32,6 @@ log = structlog.get_logger(__name__)
 
 _TRY_SECONDS: Final = 10.0
 _TRIED_FILE: Final = "check-config"
-# A migration may fill a table from all that is stored.
-_FILL_SECONDS: Final = 6 * 3_600.0
 _FAILURES: Final = (
     WarehouseError,
     OSError,
@@ -172,9 +170,8 @@ async def _kafka(config: Config) -> str:
 
 
 async def migrate(config: Config) -> int:
-    """Applies the migrations and returns 0, or 1 where that was not possible. Here a statement may take hours."""
-    patient = msgspec.structs.replace(config.clickhouse, insert_timeout_seconds=_FILL_SECONDS)
-    warehouse = warehouse_of(msgspec.structs.replace(config, clickhouse=patient))
+    """Applies the migrations and returns 0, or 1 where that was not possible."""
+    warehouse = warehouse_of(config)
     embedded = None
     pool = None
     try:
@@ -193,7 +190,5 @@ async def migrate(config: Config) -> int:
         await warehouse.close()
         if embedded is not None:
             await embedded.stop()
-    for name in applied:
-        log.info("migrated", migration=name)
     log.info("migrations_complete", applied=len(applied))
     return 0

@@ -1,21 +1,28 @@
 """Database migrations: SQL files under `migrations/`, applied once, in order, whoever starts first.
 
-A transaction of PostgreSQL holds the lock for both stores, so several instances may start together; it also makes
-PostgreSQL's own migrations all or nothing. ClickHouse's statements are written to be repeatable (`IF NOT EXISTS`), so one
-that was cut off half-way is simply run again. An applied file must never change: its checksum is compared at each start.
+A transaction of PostgreSQL holds the lock for both stores, so several instances may start together. PostgreSQL's own
+migrations are all or nothing in another one, which has ended before ClickHouse's begin: these may take hours, and older
+instances use the tables meanwhile. ClickHouse's statements are written to be repeatable (`IF NOT EXISTS`), so one that was
+cut off half-way is simply run again. An applied file must never change: its checksum is compared at each start.
 """
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import asyncpg
+import structlog
 
 from openride_analytics.warehouse import Warehouse
 
+log = structlog.get_logger(__name__)
+
 _LOCK: Final = 0x0_9E4_21DE  # any number of our own
+# A statement may fill a table from all that is stored. Bounded like a batch, it would fail at each start anew.
+STATEMENT_SECONDS: Final = 6 * 3_600.0
 
 
 class MigrationError(Exception):
@@ -54,20 +61,39 @@ def load(store: str) -> list[Migration]:
     return found
 
 
-async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse) -> list[str]:
-    """Applies what is missing in both stores and returns the names of it.
+async def migrate(
+    postgres: "asyncpg.Pool[asyncpg.Record]",
+    warehouse: Warehouse,
+    begins: Callable[[str], None] = lambda _: None,
+) -> list[str]:
+    """Applies what is missing in both stores and returns the names of it. `begins` hears each name before it is applied.
 
-    Raises `MigrationError` where an applied file has changed, and whatever the stores raise: then it can be repeated.
+    Raises `MigrationError` where an applied file has changed, TimeoutError while another instance applies them, and
+    whatever the stores raise: then it can be repeated.
     """
+    async with postgres.acquire() as holder, holder.transaction():
+        try:
+            await holder.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        except TimeoutError:
+            raise TimeoutError("another instance applies migrations just now") from None
+        # Nothing is asked of this connection until the last statement of ClickHouse has ended.
+        await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        return await _migrate_postgres(postgres, begins) + await _migrate_clickhouse(warehouse, begins)
+
+
+async def _migrate_postgres(
+    postgres: "asyncpg.Pool[asyncpg.Record]", begins: Callable[[str], None]
+) -> list[str]:
     applied = []
     async with postgres.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_POSTGRES_TABLE)
         known = {
             row["version"]: row["checksum"]
             for row in await connection.fetch("SELECT version, checksum FROM schema_migrations")
         }
         for migration in _missing(load("postgres"), known):
+            name = f"postgres/{migration.name}"
+            begins(name)
             for statement in migration.statements:
                 await connection.execute(statement)
             await connection.execute(
@@ -76,27 +102,37 @@ async def migrate(postgres: "asyncpg.Pool[asyncpg.Record]", warehouse: Warehouse
                 migration.name,
                 migration.checksum,
             )
-            applied.append(f"postgres/{migration.name}")
+            applied.append(name)
+    for name in applied:
+        log.info("migrated", migration=name)
+    return applied
 
-        await warehouse.create_database()
-        hosts = {row["name"]: row["hosts"] for row in await warehouse.query_hosts(_CLICKHOUSE_HOSTS)}
-        # A host that has joined a cluster has none of the tables: they are made where they are missing.
-        everywhere_alike = len(set(hosts.values())) == 1
-        if not (everywhere_alike and "schema_migrations" in hosts):
-            await warehouse.execute(CLICKHOUSE_TABLE)
-        known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
-        missing = _missing(load("clickhouse"), known)
-        for migration in missing if everywhere_alike else load("clickhouse"):
-            for statement in migration.statements:
-                if migration.version in known and _fills_tables(statement):
-                    continue
-                await warehouse.execute(f"-- migrations.apply\n{statement}")
-            await warehouse.execute(
-                "-- migrations.record\nINSERT INTO schema_migrations (version, name, checksum)"
-                " SELECT {version:UInt32}, {name:String}, {checksum:String}",
-                {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
-            )
-            applied.append(f"clickhouse/{migration.name}")
+
+async def _migrate_clickhouse(warehouse: Warehouse, begins: Callable[[str], None]) -> list[str]:
+    applied = []
+    await warehouse.create_database()
+    hosts = {row["name"]: row["hosts"] for row in await warehouse.query_hosts(_CLICKHOUSE_HOSTS)}
+    # A host that has joined a cluster has none of the tables: they are made where they are missing.
+    everywhere_alike = len(set(hosts.values())) == 1
+    if not (everywhere_alike and "schema_migrations" in hosts):
+        await warehouse.execute(CLICKHOUSE_TABLE)
+    known = {row["version"]: row["checksum"] for row in await warehouse.query(_CLICKHOUSE_KNOWN)}
+    missing = _missing(load("clickhouse"), known)
+    for migration in missing if everywhere_alike else load("clickhouse"):
+        name = f"clickhouse/{migration.name}"
+        begins(name)
+        log.info("migrating", migration=name)
+        for statement in migration.statements:
+            if migration.version in known and _fills_tables(statement):
+                continue
+            await warehouse.execute(f"-- migrations.apply\n{statement}", timeout_seconds=STATEMENT_SECONDS)
+        await warehouse.execute(
+            "-- migrations.record\nINSERT INTO schema_migrations (version, name, checksum)"
+            " SELECT {version:UInt32}, {name:String}, {checksum:String}",
+            {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
+        )
+        log.info("migrated", migration=name)
+        applied.append(name)
     return applied
 
 

@@ -91,6 +91,7 @@ class Service:
         self.replays = Replays(self.warehouse, self.pipeline, self.metrics, config, self.dialects.decoder)
         self.stopping = asyncio.Event()
         self.started = asyncio.Event()
+        self._migrating = asyncio.Event()
         self.failed: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self._embedded_postgres: postgres.EmbeddedPostgres | None = None
@@ -169,11 +170,16 @@ class Service:
         return {
             "clickhouse": clickhouse,
             "postgres": postgres,
-            "migrations": "ok" if self.started.is_set() else "starting",
+            "migrations": self._migrations(),
             "redis": ("ok" if redis else "away") if self.config.redis.url else "off",
             "kafka": self.kafka.state if self.kafka else "off",
             "ingest": "retrying" if self.pipeline.retrying else "ok",
         }
+
+    def _migrations(self) -> str:
+        if self.started.is_set():
+            return "ok"
+        return "running" if self._migrating.is_set() else "starting"
 
     async def _start(self) -> None:
         """Reaches the servers, however long that takes, then lets events in."""
@@ -215,8 +221,10 @@ class Service:
             self._pool = pool = await postgres.connect(await self._postgres_address())
             self.metrics.watch_pool("postgres", lambda: postgres.use(pool))
         if self.config.storage.migrate_at_start:
-            for name in await migrations.migrate(self._pool, self.warehouse):
-                log.info("migrated", migration=name)
+            try:
+                await migrations.migrate(self._pool, self.warehouse, lambda _: self._migrating.set())
+            finally:
+                self._migrating.clear()
         elif missing := await migrations.pending(self._pool, self.warehouse):
             raise WarehouseError(
                 f"migrations are missing, run `openride-analytics migrate`: {', '.join(missing)}"

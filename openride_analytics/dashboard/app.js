@@ -3,7 +3,7 @@
 import { asker, stream } from "./api.js";
 import { byId, h } from "./dom.js";
 import * as f from "./format.js";
-import { GRANULARITIES, HOME, PERIODS, TABS, address, query, read, reset, span } from "./state.js";
+import { GRANULARITIES, HOME, PERIODS, TABS, address, granularity, query, read, reset, span } from "./state.js";
 import { sections } from "./views.js";
 
 const REFRESH_MS = 60_000;
@@ -62,10 +62,15 @@ function offer(name, choices, chosen) {
   fields[name].replaceChildren(...[...all].map(([value, text]) => option(value, text, chosen)));
 }
 
-const zones = (() => {
+const zone = (name) => [name, name.replaceAll("_", " ")];
+let zones = ["UTC", HOME.timezone].map(zone);
+
+/** Hundreds, which would come before the first numbers. */
+function showZones() {
   const all = new Set(["UTC", HOME.timezone, ...(Intl.supportedValuesOf?.("timeZone") ?? [])]);
-  return [...all].sort().map((zone) => [zone, zone.replaceAll("_", " ")]);
-})();
+  zones = [...all].sort().map(zone);
+  offer("timezone", zones, state.timezone);
+}
 
 let places = [];
 let currencies = [];
@@ -181,7 +186,10 @@ function fresh(through) {
   byId("fresh").textContent = `Data through ${f.moment(through, state.timezone)}`;
 }
 
-/** Draws the view of the address. A refresh leaves what is there until its successor has come. */
+/**
+ * Draws the view of the address. A refresh leaves what is there until its successor has come. The promise is kept when the
+ * first of its parts is there.
+ */
 function draw({ quietly = false } = {}) {
   view?.end.abort();
   const end = new AbortController();
@@ -210,12 +218,12 @@ function draw({ quietly = false } = {}) {
   const own = view;
   byId("problem").replaceChildren();
   byId("problem").className = "";
+  const grid = h("div", { class: "grid" }, sections(own)); // first of all: the questions are on their way
   if (!quietly) {
     byId("span").textContent = "";
     showControls();
+    byId("view").replaceChildren(grid);
   }
-  const grid = h("div", { class: "grid" }, sections(own));
-  if (!quietly) byId("view").replaceChildren(grid);
 
   Promise.all(pending).then(() => {
     if (end.signal.aborted) return;
@@ -227,6 +235,7 @@ function draw({ quietly = false } = {}) {
     const usual = state.tab === "live" ? LIVE_REFRESH_MS : REFRESH_MS;
     timer = setTimeout(refresh, Number.isFinite(again) ? again * 1000 : usual, Number.isFinite(again));
   });
+  return Promise.race(pending);
 }
 
 let timer = 0;
@@ -253,7 +262,8 @@ async function offerFilters(own) {
   try {
     const [geographic, payments] = await Promise.all([
       own.get(`/v1/analytics/geographic?${query(whole, "geographic", { metric: "bookings", level: "city" })}`),
-      own.get(`/v1/metrics/payments?${query(whole, "payments", { granularity: "none" })}`),
+      // The very question of the views that show payments.
+      own.get(`/v1/metrics/payments?${query(whole, "payments", { granularity: granularity(whole), compare: "previous" })}`),
     ]);
     if (own.signal.aborted) return;
     offered = key;
@@ -286,5 +296,7 @@ function report(failures, quietly) {
 }
 
 showTheme();
-draw();
-follow();
+draw().then(() => {
+  showZones();
+  follow(); // its numbers cost the store something too
+});

@@ -226,6 +226,7 @@ export function sparkline(series, value) {
       : [(100 * index) / (points.length - 1), 26 - (24 * (point - lowest)) / (highest - lowest || 1)],
   );
   const open = shown.at(-1).partial ? spots.length - 1 : spots.length;
+  if (spots.every(Boolean)) svg.append(s("path", { class: "area", d: `${path(spots)}V28H0Z` }));
   svg.append(s("path", { class: "line", d: path(spots.slice(0, open)) }));
   if (open < spots.length) svg.append(s("path", { class: "line open", d: path(spots.slice(Math.max(open - 1, 0))) }));
   return svg;

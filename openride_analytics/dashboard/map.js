@@ -171,10 +171,15 @@ export function hexMap(features, { label, height: tallest, names }) {
     });
   }
 
-  names?.then((found) => {
-    labels = found;
-    draw();
-  });
+  if (names) {
+    const seen = new IntersectionObserver(async (entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      seen.disconnect();
+      labels = await names();
+      draw();
+    });
+    seen.observe(frame);
+  }
   const legend = h(
     "div",
     { class: "legend steps" },

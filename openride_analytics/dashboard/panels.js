@@ -159,6 +159,10 @@ function moneyTile(tile, answer, now, before) {
   ];
 }
 
+// Tables of fewer rows are not drawn out to the height of the panel beside them.
+const LEAST_FILLING = 7;
+const LEAST_COHORTS_FILLING = 4;
+
 const classOf = (column) => [column.num && "num", column.minor && "minor"].filter(Boolean).join(" ") || null;
 
 /**
@@ -173,7 +177,7 @@ export function table(label, columns, rows) {
     { class: "scroll", tabindex: "0", role: "group", "aria-label": label },
     h(
       "table",
-      {},
+      { class: rows.length < LEAST_FILLING ? null : "filling" },
       h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: classOf(column) }, column.name)))),
       h(
         "tbody",
@@ -250,7 +254,7 @@ export function cohorts(answer, unit) {
     { class: "scroll", tabindex: "0", role: "group", "aria-label": "Cohorts" },
     h(
       "table",
-      { class: "cohorts" },
+      { class: filled.length < LEAST_COHORTS_FILLING ? "cohorts" : "cohorts filling" },
       h(
         "thead",
         {},

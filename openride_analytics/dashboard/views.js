@@ -22,21 +22,23 @@ function questions(view) {
     view.get(`/v1/metrics/${name}?${query(state, name, { granularity: buckets, compare: "previous", ...more })}`);
   const analytics = (name, more = {}) => view.get(`/v1/analytics/${name}?${query(state, name, more)}`);
   const note = (endpoint) => (state.currency && !isCurrencyTaken(endpoint) ? "all currencies" : null);
-  return { view, state, buckets, metrics, analytics, note };
+  return { view, state, buckets, get: view.get, metrics, analytics, note };
 }
 
 /** The same, asked only when `first` has come: on a small machine each question makes the others slower. */
 function after(first, q) {
   const there = Promise.allSettled(first);
   const wait = (ask) => (...given) => there.then(() => ask(...given));
-  return { ...q, metrics: wait(q.metrics), analytics: wait(q.analytics) };
+  return { ...q, get: wait(q.get), metrics: wait(q.metrics), analytics: wait(q.analytics) };
 }
 
 const VIEWS = {
   overview(q) {
-    const [bookings, payments, trips] = ["bookings", "payments", "trips"].map((name) => q.metrics(name));
-    const users = q.metrics("users");
-    const further = after([bookings, payments, trips, users], q);
+    const [bookings, trips] = ["bookings", "trips"].map((name) => q.metrics(name)); // the first numbers that are there
+    const next = after([bookings], q);
+    const [payments, users] = ["payments", "users"].map((name) => next.metrics(name));
+    const further = after([payments, trips, users], q);
+    const alone = { granularity: "none", compare: "" }; // tables of the whole period
     return [
       tiles(q.view, "Key numbers", [
         { name: "Bookings", metric: "bookings.created", from: bookings, field: "created", kind: "count" },
@@ -54,17 +56,17 @@ const VIEWS = {
       cohortPanel(further, "w7"),
       mapPanel(further, "w7", 320),
       placesTable(further, "w5", 9),
-      routesTable(further, "w7", 8),
-      driversTable(further, "w5", 8),
-      ingestPanel(q, "w12"),
+      routesTable(further, "w7", 8, alone),
+      driversTable(further, "w5", 8, alone),
+      ingestPanel(further, "w12"),
     ];
   },
 
   payments(q) {
     const payments = q.metrics("payments");
-    const part = (name, key, extra) =>
+    const part = (name, key, size, extra) =>
       panel(q.view, name, {
-        size: "w4",
+        size,
         answers: [payments],
         draw: (answer) =>
           table(name, [{ name: "Name", cell: (row) => row.value ?? "unknown" }, ...extra], answer.breakdowns[key] ?? []),
@@ -94,9 +96,9 @@ const VIEWS = {
             lines: [line("Succeeded", "succeeded", 0), line("Failed", "failed", 1), line("Refunded", "refunded", 3)],
           }),
       }),
-      part("Methods", "payment_method", outcomes),
-      part("Providers", "provider", outcomes),
-      part("Why payments fail", "error_code", [
+      part("Methods", "payment_method", "w6 left", outcomes),
+      part("Providers", "provider", "w6 left", outcomes),
+      part("Why payments fail", "error_code", "w6 tall", [
         { name: "Failed", num: true, cell: (row) => f.count(row.failed), bar: (row) => row.failed },
       ]),
     ];
@@ -150,7 +152,7 @@ const VIEWS = {
     ];
   },
 
-  places: (q) => [mapPanel(q, "w8", 560), placesTable(q, "w4", 200)],
+  places: (q) => [mapPanel(q, "w8", 560), placesTable(q, "w4 beside", 200)],
 
   supply(q) {
     const drivers = q.metrics("drivers", { sort: q.state.sort, limit: "25" });
@@ -187,7 +189,7 @@ const VIEWS = {
     ];
   },
 
-  live: (q) => [nowPanel(q, "w6"), ingestPanel(q, "w6")],
+  live: (q) => [nowPanel(q, "w8"), ingestPanel(q, "w4")],
 };
 
 const frame = (q, answer, label) => ({
@@ -281,28 +283,37 @@ function mapPanel(q, size, height) {
       hexMap(answer.features, {
         height,
         label: `Map of ${PLACE_METRICS[metric].toLowerCase()} by hexagon; the table of places has the numbers`,
-        names: q.state.city ? null : names(q, hexagons),
+        names: q.state.city ? null : () => names(q, hexagons),
       }),
   });
 }
 
-/** Where the largest states (of one state: cities) lie. A name that cannot be placed is left out. */
+/**
+ * Where the largest states (of one state: cities) lie. A name that cannot be placed is left out. Each is a question, so
+ * one is asked after the other, and for as long as the page is open they stay where they were found.
+ */
 async function names(q, hexagons) {
   const level = q.state.state ? "city" : "state";
+  const found = [];
   try {
     const answer = await q.analytics("geographic", { metric: "bookings", level });
     const largest = answer.places.filter((place) => place[level]).slice(0, NAMED_PLACES);
-    const found = await Promise.all(
-      largest.map(async (place) => {
-        const there = await hexagons({ resolution: "5", [level]: place[level] });
-        return { name: place[level], at: center(there.features) };
-      }),
-    );
-    return found.filter((place) => place.at);
+    for (const place of largest) {
+      const name = place[level];
+      const key = JSON.stringify([place.state, name]);
+      if (!middles.has(key)) {
+        const at = center((await hexagons({ resolution: "5", [level]: name })).features);
+        if (at) middles.set(key, at);
+      }
+      if (middles.has(key)) found.push({ name, at: middles.get(key) });
+    }
   } catch {
-    return [];
+    // Those that were found are shown.
   }
+  return found;
 }
+
+const middles = new Map();
 
 function placesTable(q, size, limit) {
   const { metric, state } = q.state;
@@ -336,10 +347,10 @@ function placeLink(q, row, level) {
   ];
 }
 
-function routesTable(q, size, limit) {
+function routesTable(q, size, limit, asked) {
   return panel(q.view, "Top routes", {
     size,
-    answers: [q.metrics("routes", { limit: String(limit > 10 ? 25 : limit) })],
+    answers: [q.metrics("routes", { limit: String(limit), ...asked })],
     draw: (answer) =>
       table(
         "Top routes",
@@ -355,13 +366,13 @@ function routesTable(q, size, limit) {
   });
 }
 
-function driversTable(q, size, limit) {
+function driversTable(q, size, limit, asked) {
   const { sort } = q.state;
   const sorts = { earnings: "by earnings", trips: "by trips", distance: "by distance" };
   return panel(q.view, "Top drivers", {
     size,
     tools: choice("Order of the drivers", sorts, sort, (value) => q.view.go({ sort: value })),
-    answers: [q.metrics("drivers", { sort, limit: String(limit > 10 ? 25 : limit) })],
+    answers: [q.metrics("drivers", { sort, limit: String(limit), ...asked })],
     draw: (answer) =>
       table(
         "Top drivers",
@@ -446,7 +457,7 @@ function ingestPanel(q, size) {
   return panel(q.view, "Ingest", {
     size,
     note: "this instance, since its start",
-    answers: [q.view.get("/v1/ingest/status")],
+    answers: [q.get("/v1/ingest/status")],
     draw: (status) => {
       const rejected = Object.entries(status.rejected);
       const lost = status.lost.reduce((sum, gap) => sum + gap.to_offset - gap.from_offset, 0);

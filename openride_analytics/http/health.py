@@ -28,8 +28,8 @@ class Health(Struct, kw_only=True):
     parts: Annotated[
         dict[str, str],
         Meta(
-            description="Each part: `ok`, `away`, `off` (not configured), `starting`, `stopping`, `retrying` (ingest), "
-            "`held` (Kafka: a partition cannot be read).",
+            description="Each part: `ok`, `away`, `off` (not configured), `starting`, `stopping`, `running` (migrations, "
+            "which may take hours), `retrying` (ingest), `held` (Kafka: a partition cannot be read).",
             examples=[
                 {
                     "clickhouse": "ok",

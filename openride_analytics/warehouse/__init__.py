@@ -143,11 +143,13 @@ class Warehouse(Protocol):
         """
         ...
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         """Runs a statement without a result (DDL, INSERT … SELECT) to its end. Raises as `query` does.
 
-        Statements about tables are written as for a single server; on a cluster they are run on all hosts, and have to be
-        repeatable.
+        Its time limit is that of an insert, unless it gets one of its own. Statements about tables are written as for a
+        single server; on a cluster they are run on all hosts, and have to be repeatable.
         """
         ...
 

@@ -38,6 +38,7 @@ _THREADS = 4
 # Each has a thread and a session to itself for as long as it lasts.
 _STREAMS = 4
 _PLACE_TIMEOUT_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
 _BLOCK: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[Any])
 _DATABASE = "openride"
 _CODE = re.compile(r"Code: (\d+)\.")
@@ -140,10 +141,14 @@ class EmbeddedWarehouse:
         finally:
             session.close()
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         """See `Warehouse.execute`."""
         bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}
-        await self._in_thread(lambda session: session.query(statement, params=bound), self._insert_timeout)
+        await self._in_thread(
+            lambda session: session.query(statement, params=bound), timeout_seconds or self._insert_timeout
+        )
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         """See `Warehouse.insert`."""
@@ -166,10 +171,24 @@ class EmbeddedWarehouse:
 
     async def close(self) -> None:
         """See `Warehouse.close`."""
-        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        ending = asyncio.ensure_future(
+            asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        )
+        done, _ = await asyncio.wait([ending], timeout=_CLOSE_SECONDS)
+        while not done:
+            await asyncio.to_thread(self._cut_off)
+            done, _ = await asyncio.wait([ending], timeout=1)
         for session in self._sessions:
             session.close()
         self._sessions.clear()
+
+    def _cut_off(self) -> None:
+        """Stops all that runs: the threads at work cannot be spoken to."""
+        session = self._new()
+        try:
+            session.query("KILL QUERY WHERE query NOT LIKE 'KILL QUERY%' ASYNC")
+        finally:
+            session.close()
 
     async def _in_thread(self, work: Callable[[Session], T], timeout_seconds: float) -> T:
         loop = asyncio.get_running_loop()

@@ -101,10 +101,12 @@ class ObservedWarehouse:
             async with self._inner.stream(sql, parameters, timeout_seconds=timeout_seconds) as blocks:
                 yield _Blocks(blocks, statement)
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         """See `Warehouse.execute`."""
         with self._observed(_name_of(statement)):
-            await self._inner.execute(statement, parameters)
+            await self._inner.execute(statement, parameters, timeout_seconds=timeout_seconds)
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         """See `Warehouse.insert`."""

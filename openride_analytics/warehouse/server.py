@@ -38,6 +38,7 @@ from openride_analytics.warehouse.cluster import Cluster, shards_text
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
 _PLACE_TIMEOUT_SECONDS = 10.0
+_SILENCE_SECONDS = 600.0
 
 
 class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ignores
@@ -159,17 +160,24 @@ class ServerWarehouse:
                     if connection.is_query_executing:  # type: ignore[attr-defined]
                         raise _Left
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         """See `Warehouse.execute`."""
         if self._cluster is not None and (placed := self._cluster.placed(statement)):
-            await self._everywhere(self._cluster, placed, parameters)
+            await self._everywhere(self._cluster, placed, parameters, timeout_seconds)
             return
-        async with self._connection(self._insert_timeout) as connection:
+        seconds = timeout_seconds or self._insert_timeout
+        async with self._connection(seconds, self._patient(self._options, timeout_seconds)) as connection:
             await _bind(connection, parameters)
             await connection.execute(statement)
 
     async def _everywhere(
-        self, cluster: Cluster, statements: Sequence[str], parameters: Parameters | None = None
+        self,
+        cluster: Cluster,
+        statements: Sequence[str],
+        parameters: Parameters | None = None,
+        timeout_seconds: float | None = None,
     ) -> None:
         """Runs statements of `cluster` one after the other, each on all hosts before the next."""
         # From the default database, as the configured one may not be there.
@@ -180,10 +188,21 @@ class ServerWarehouse:
             found = await self._hosts(cluster)
             hosts = [{**here, "host": host["host"], "port": host["port"]} for host in found]
         for statement in statements:
-            for options in hosts:
-                async with self._connection(self._insert_timeout, options) as connection:
+            for host in hosts:
+                options = self._patient(host, timeout_seconds) or host
+                async with self._connection(timeout_seconds or self._insert_timeout, options) as connection:
                     await _bind(connection, parameters)
                     await connection.execute(statement)
+
+    def _patient(self, options: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any] | None:
+        """Options for a connection on which a statement may take longer than an insert; None where it may not.
+
+        A server at work tells its progress several times a second: one that says nothing for minutes is gone.
+        """
+        if timeout_seconds is None or timeout_seconds <= self._insert_timeout:
+            return None
+        silence = max(self._insert_timeout, min(timeout_seconds, _SILENCE_SECONDS))
+        return {**options, "send_receive_timeout": silence}
 
     async def _hosts(self, cluster: Cluster) -> list[Row]:
         async with self._connection(

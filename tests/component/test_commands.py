@@ -154,8 +154,6 @@ async def test_migrate_applies_the_migrations_and_then_has_nothing_to_do(
         "CLICKHOUSE_URL": clickhouse_url,
         "DATABASE_URL": postgres_url,
         "OPENRIDE_LOG__FORMAT": "json",
-        # A batch's limit, not one of migrations, which may fill a table from all that is stored.
-        "OPENRIDE_CLICKHOUSE__INSERT_TIMEOUT_SECONDS": "0.000001",
     }
     names = sorted(f"{store}/{each.name}" for store in ("clickhouse", "postgres") for each in load(store))
     for expected in (names, []):

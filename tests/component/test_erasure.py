@@ -432,8 +432,10 @@ class Through:
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         return await self._inner.query(sql, parameters)
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
-        await self._inner.execute(statement, parameters)
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
+        await self._inner.execute(statement, parameters, timeout_seconds=timeout_seconds)
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         await self._inner.insert(table, columns, rows)
@@ -452,17 +454,21 @@ class Breaking(Through):
         super().__init__(inner)
         self._left = statements
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         if not self._left:
             raise WarehouseUnavailable("away")
         self._left -= 1
-        await super().execute(statement, parameters)
+        await super().execute(statement, parameters, timeout_seconds=timeout_seconds)
 
 
 class Unsettled(Through):
     """One that settles nothing, as if the process died after each insert."""
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         assert any(
             word in statement for word in ("is_deleted", "INTO buried", "INTO facts", "INTO doubtful_hours")
         )

@@ -73,9 +73,11 @@ class Underived:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         if "INSERT INTO facts" not in statement or "is_deleted" in statement:
-            await self._inner.execute(statement, parameters)
+            await self._inner.execute(statement, parameters, timeout_seconds=timeout_seconds)
 
     async def insert(self, table: str, columns: Any, rows: list[tuple[Value, ...]]) -> None:
         await self._inner.insert(table, columns, rows)

@@ -11,7 +11,9 @@ import pytest
 import pytest_asyncio
 
 from openride_analytics import migrations, postgres
+from openride_analytics.config import ClickHouse, Config, Postgres, Storage
 from openride_analytics.migrations import MigrationError, load, migrate, pending
+from openride_analytics.service import Service
 from openride_analytics.warehouse import (
     Parameters,
     StatementRefused,
@@ -21,6 +23,7 @@ from openride_analytics.warehouse import (
 )
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
+from tests.servers.clickhouse import ClickHouseServer
 
 ALL = [f"{store}/{migration.name}" for store in ("postgres", "clickhouse") for migration in load(store)]
 RECORDED = "SELECT version, name, checksum FROM schema_migrations ORDER BY version"
@@ -96,12 +99,14 @@ class CutOff(ServerWarehouse):
         self._left = statements
         self.recorded = False
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
         if not self._left:
             raise WarehouseUnavailable("gone")
         self._left -= 1
         self.recorded |= "INTO schema_migrations" in statement
-        await super().execute(statement, parameters)
+        await super().execute(statement, parameters, timeout_seconds=timeout_seconds)
 
 
 async def recorded(
@@ -220,15 +225,73 @@ async def test_a_migration_that_fails_is_not_recorded_and_is_run_again_when_mend
     more = folder / "clickhouse" / "9001_more.sql"
     good = "CREATE TABLE IF NOT EXISTS more (n UInt8) ENGINE = Memory;\n"
     more.write_text(f"{good}CREATE TABLE elsewhere ENGINE = Nothing;\n", encoding="utf-8")
-    (folder / "postgres" / "9001_more.sql").write_text("CREATE TABLE more (n integer);\n", encoding="utf-8")
     with pytest.raises(StatementRefused):
         await migrate(pool, warehouse)
-    assert await pending(pool, warehouse) == ["postgres/9001_more", "clickhouse/9001_more"]
-    assert await pool.fetchval("SELECT to_regclass('more')") is None, "PostgreSQL's part is all or nothing"
+    assert await pending(pool, warehouse) == ["clickhouse/9001_more"]
 
     more.write_text(good, encoding="utf-8")
-    assert await migrate(pool, warehouse) == ["postgres/9001_more", "clickhouse/9001_more"]
+    assert await migrate(pool, warehouse) == ["clickhouse/9001_more"]
     assert await recorded(pool, warehouse) == to_be_recorded()
+
+
+async def test_a_migration_of_postgresql_is_all_or_nothing(
+    pool: "asyncpg.Pool[asyncpg.Record]", warehouse: ServerWarehouse, folder: Path
+) -> None:
+    await migrate(pool, warehouse)
+    good = "CREATE TABLE more (n integer);\n"
+    more = folder / "postgres" / "9001_more.sql"
+    more.write_text(f"{good}CREATE TABLE more (n integer);\n", encoding="utf-8")
+    with pytest.raises(asyncpg.DuplicateTableError):
+        await migrate(pool, warehouse)
+    assert await pool.fetchval("SELECT to_regclass('more')") is None
+    more.write_text(good, encoding="utf-8")
+    assert await migrate(pool, warehouse) == ["postgres/9001_more"]
+
+
+async def test_a_start_lives_through_one_that_takes_longer_than_a_batch_may(
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    warehouse: ServerWarehouse,
+    clickhouse: ClickHouseServer,
+    clickhouse_url: str,
+    postgres_url: str,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    """And says so; others wait for it, PostgreSQL's tables may be used meanwhile, and it can be told to stop."""
+    await migrate(pool, warehouse)
+    (folder / "postgres" / "9001_more.sql").write_text(
+        "ALTER TABLE job_runs ADD COLUMN more integer;\n", encoding="utf-8"
+    )
+    (folder / "clickhouse" / "9001_more.sql").write_text(
+        "CREATE TABLE IF NOT EXISTS more (n UInt64) ENGINE = ReplacingMergeTree ORDER BY n;\n"
+        "INSERT INTO more SELECT number + sleepEachRow(0.5) FROM numbers(8) SETTINGS max_block_size = 1;\n",
+        encoding="utf-8",
+    )
+    config = Config(
+        clickhouse=ClickHouse(url=clickhouse_url, insert_timeout_seconds=1.0),
+        postgres=Postgres(url=postgres_url),
+        storage=Storage(data_dir=str(tmp_path)),
+    )
+
+    async def until_migrations_are(service: Service, state: str) -> None:
+        async with asyncio.timeout(60):
+            while (await service.health())[1]["migrations"] != state:  # noqa: ASYNC110  # health is asked for
+                await asyncio.sleep(0.05)
+
+    stopped = Service(config)
+    async with stopped.lifespan():
+        await until_migrations_are(stopped, "running")
+    clickhouse.ensure_running()  # leaving may have been in the middle of a packet
+    service = Service(config)
+    async with service.lifespan():
+        await until_migrations_are(service, "running")
+        assert (await service.health())[0] == "unavailable"
+        assert await pool.fetch("SELECT more FROM job_runs") == []
+        async with asyncpg.create_pool(postgres_url, min_size=1, command_timeout=0.2) as hurried:
+            with pytest.raises(TimeoutError, match="another instance applies migrations"):
+                await migrate(hurried, warehouse)
+        await until_migrations_are(service, "ok")
+        assert await warehouse.query("SELECT count() AS n FROM more FINAL") == [{"n": 8}]
 
 
 async def test_the_embedded_engine_and_a_server_get_the_same_tables(

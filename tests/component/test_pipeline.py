@@ -70,8 +70,10 @@ class Held:
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         return await self._inner.query(sql, parameters)
 
-    async def execute(self, statement: str, parameters: Parameters | None = None) -> None:
-        await self._inner.execute(statement, parameters)
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
+        await self._inner.execute(statement, parameters, timeout_seconds=timeout_seconds)
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         self.inserts.append(table)

@@ -199,6 +199,21 @@ class TestErrors:
             assert await impatient.query("SELECT 1 AS n") == [{"n": 1}]
         await impatient.close()
 
+    async def test_closing_the_embedded_engine_cuts_off_what_takes_long(
+        self, embedded_warehouse: EmbeddedWarehouse, embedded_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("openride_analytics.warehouse.embedded._CLOSE_SECONDS", 0.1)
+        closed = EmbeddedWarehouse(embedded_folder, query_timeout_seconds=4, insert_timeout_seconds=4)
+        task = asyncio.create_task(
+            closed.execute(f"{LONG_QUERY} SETTINGS log_comment = 'cut off'", timeout_seconds=3_600)
+        )
+        running = "SELECT count() AS n FROM system.processes WHERE query LIKE '%cut off%' AND query NOT LIKE '%LIKE%'"
+        await _until(embedded_warehouse, running, 1)
+        async with asyncio.timeout(60):
+            await closed.close()
+        with pytest.raises(WarehouseUnavailable):
+            await task
+
     async def test_what_a_failed_query_had_begun_to_answer_is_gone(self, warehouse: Warehouse) -> None:
         for n in range(5):
             with pytest.raises(StatementRefused):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -191,6 +192,19 @@ def test_on_a_tablet_amounts_are_whole_and_all_tabs_in_sight(
         assert clipped == []
 
 
+def test_on_a_phone_amounts_are_whole(browser: Browser, service: ServiceProcess) -> None:
+    with screen(browser, service, viewport={"width": 390, "height": 844}) as shown:
+        shown.open("?tab=payments")
+        value = shown.find(".tiles [data-metric='payments.revenue.NGN']")
+        value.evaluate("item => item.lastChild.textContent = '135,167,595'")
+        assert (
+            shown.find(".tiles .value").evaluate_all(
+                "all => all.filter(item => item.scrollWidth > item.clientWidth).map(item => item.textContent)"
+            )
+            == []
+        )
+
+
 def test_amounts_of_two_currencies_stand_beside_each_other(
     dashboard: Screen, service: ServiceProcess
 ) -> None:
@@ -218,6 +232,32 @@ def test_tables_and_the_funnel_are_the_apis(dashboard: Screen, service: ServiceP
     places = service.get_json("/v1/analytics/geographic", **asked)["places"][:9]
     rows = dashboard.find("[aria-label='Places'] tbody tr").all_inner_texts()
     assert [numbers(row.split("\t")[1]) for row in rows] == [str(place["value"]) for place in places]
+
+
+def test_the_first_numbers_are_asked_for_first_and_the_maps_names_when_it_is_seen(
+    browser: Browser, service: ServiceProcess
+) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:  # Playwright takes no method of a list
+        held.append(route)
+
+    with screen(browser, service) as shown:
+        asked: list[str] = []
+        shown.page.on("request", lambda request: asked.append(request.url.removeprefix(service.url)))
+        shown.page.route("**/v1/metrics/bookings*", hold)
+        shown.page.goto(f"{service.url}/?{whole_days()}")
+        expect(shown.find("[data-metric='trips.completed']")).to_be_visible(timeout=WAIT_MS)
+        questions = [path.partition("?")[0] for path in asked if path.startswith("/v1/")]
+        assert questions[:2] == ["/v1/metrics/bookings", "/v1/metrics/trips"]
+        assert set(questions[2:]) <= {"/v1/metrics/realtime/stream"}
+        held[0].continue_()
+        shown.settled()
+        assert len([path for path in asked if "level=h3" in path]) == 1
+        shown.panel("Map: bookings").scroll_into_view_if_needed()
+        expect(shown.find(".mapframe .place").first).to_be_visible(timeout=WAIT_MS)
+        again = Counter(path for path in asked if path.startswith("/v1/"))
+        assert set(again.values()) == {1}
 
 
 def test_a_view_is_its_address(dashboard: Screen, browser: Browser, service: ServiceProcess) -> None:

@@ -21,14 +21,17 @@ PROGRAM = Path(__file__).with_name("clickhouse_process.py")
 PACKAGE = "@chdb/lib-linux-x64-gnu"
 VERSION = "26.7.3-stable.1"
 DEFAULT_HTTP_PORT = 8123
+ABORTS = "Terminate called for uncaught exception"
 
 
 class ClickHouseServer(Server):
     """A server at `url` (native protocol) and `http_port`, with an Atomic database `openride`.
 
-    This build aborts when a client breaks off inside a packet of the protocol: it hangs for some four seconds
-    and is gone. A test that does such things calls `ensure_running` before it goes on. (A client that breaks
-    off between two packets does no harm.) Replicated tables and ON CLUSTER are refused.
+    This build takes what goes wrong with a connection outside of a query for its own fault, and aborts: when a client
+    breaks off inside its greeting, or resets an idle connection, which is what becomes of one that is closed before the
+    last answer was read. So a server that is killed at the wrong moment takes another one with it, to which it was a
+    client. It says so in its log, goes on answering for some four seconds, and is gone. A test that does such things
+    calls `ensure_running` before it goes on, or `bring_back` while it waits. Replicated tables and ON CLUSTER are refused.
     """
 
     name = "ClickHouse"
@@ -58,6 +61,17 @@ class ClickHouseServer(Server):
         except httpx.TransportError:
             return False
         return made.is_success
+
+    def bring_back(self) -> None:
+        """Starts it again where it has aborted, or is about to."""
+        if self.running and ABORTS in self.logged():
+            self.kill()
+        self.start()
+
+    def ensure_running(self) -> None:
+        """See `Server.ensure_running`; one that is about to abort answers meanwhile."""
+        self.bring_back()
+        super().ensure_running()
 
     def _over_http(self, query: str) -> httpx.Response:
         return httpx.post(f"http://{HOST}:{self.http_port}/", content=query, timeout=5.0, trust_env=False)

@@ -53,6 +53,11 @@ class ClickHouseCluster:
         for server in self.servers:
             server.ensure_running()
 
+    def bring_back(self) -> None:
+        """Starts those again that have aborted: see `ClickHouseServer`."""
+        for server in self.servers:
+            server.bring_back()
+
     async def execute(self, *statements: str) -> None:
         """Runs statements on each host."""
         for server in self.servers:

@@ -18,7 +18,7 @@ from asynch.connection import Connection
 from asynch.cursors import Cursor
 from redis.asyncio import Redis
 
-from tests.servers.clickhouse import ClickHouseServer
+from tests.servers.clickhouse import ABORTS, ClickHouseServer
 from tests.servers.kafka import KafkaServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, Server, ServerFailedError, ServerUnavailableError, lent
@@ -99,7 +99,11 @@ def test_clickhouse_that_a_client_broke_is_brought_back(clickhouse: ClickHouseSe
     clickhouse.must_be_ours()
     with socket.create_connection((HOST, clickhouse.port)) as client:
         client.sendall(b"\x00\x10a client that breaks off")
+    broken = clickhouse.pid
+    while ABORTS not in clickhouse.logged():
+        time.sleep(0.02)
     clickhouse.ensure_running()
+    assert clickhouse.pid != broken
     assert clickhouse.ready()
 
 
