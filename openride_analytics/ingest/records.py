@@ -13,8 +13,8 @@ from openride_analytics.events import decode as contract_decode
 
 log = structlog.get_logger(__name__)
 
-# About 1 to 3 ms of work between two turns of the event loop.
-SLICE_RECORDS = 500
+# Half a millisecond to one between two turns of the event loop.
+SLICE_RECORDS = 200
 
 
 def acceptance_now(config: Config) -> Acceptance:

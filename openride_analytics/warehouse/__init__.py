@@ -213,7 +213,10 @@ def _escaped(text: str) -> str:
 
 def _is_plain(text: str) -> bool:
     """Surely nothing to escape: to look for it first is many times as fast as to translate megabytes of ids."""
+    if text.isascii():
+        return len(text.encode().translate(None, _ESCAPED)) == len(text)
     return text.isprintable() and "\\" not in text
 
 
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
+_ESCAPED: Final = bytes(_ESCAPES)
