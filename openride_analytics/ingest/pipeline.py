@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import random
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -350,11 +351,8 @@ class Pipeline:
 
     async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
         """Stores a batch and returns its dead letters, those included of what the store cannot hold."""
-        events: list[tuple[Event, int]] = []
-        for submission in batch:
-            events += [(event, submission.arrived_ms) for event in submission.events]
-            await asyncio.sleep(0)
-        refused = await store_events(self._warehouse, events, self._tracing)
+        arrivals = [(submission.events, submission.arrived_ms) for submission in batch if submission.events]
+        refused = await store_events(self._warehouse, arrivals, self._tracing)
         letters = [letter for submission in batch for letter in submission.dead_letters]
         if refused:
             lines = {event.line for event in refused}
@@ -368,19 +366,23 @@ def _type_of(letter: DeadLetter) -> str:
     return letter.event_type if letter.event_type in TYPES else UNKNOWN
 
 
+Arrival = tuple[Sequence[Event], int]
+"""Events that arrived together, at least one, and when the first of them did (Unix milliseconds)."""
+
+
 async def store_events(
-    warehouse: Warehouse, events: Sequence[tuple[Event, int]], tracing: Tracing = OFF
+    warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing = OFF
 ) -> list[Event]:
-    """Stores events (with their time of arrival), settles ids that came with different contents, and derives their facts.
+    """Stores events, settles ids that came with different contents, and derives their facts.
 
     Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
     Raises `WarehouseError` where nothing can be said about the content.
     """
-    if not events:
+    if not arrivals:
         return []
     with tracing.span("ingest.insert"):
-        refused = await _Insertion(warehouse).insert(events)
-    given, things = await _ids(events)
+        refused = await _Insertion(warehouse).insert(arrivals)
+    given, things = await _ids(arrivals)
     with tracing.span("ingest.settle"):
         for start in range(0, len(given), _SETTLED_AT_ONCE):
             await settle_clashes(warehouse, given[start : start + _SETTLED_AT_ONCE])
@@ -389,16 +391,25 @@ async def store_events(
     return refused
 
 
-async def _ids(events: Sequence[tuple[Event, int]]) -> tuple[list[str], list[str]]:
+def _slices(arrivals: Sequence[Arrival]) -> Iterator[Arrival]:
+    """The same events, so few at a time that others get their turn between two of them."""
+    for events, arrived_ms in arrivals:
+        for start in range(0, len(events), _SLICE_EVENTS):
+            yield events[start : start + _SLICE_EVENTS], arrived_ms
+
+
+async def _ids(arrivals: Sequence[Arrival]) -> tuple[list[str], list[str]]:
     """The ids that producers gave, and those of the things that the events are about."""
     given: list[str] = []
     things: set[str] = set()
-    for start in range(0, len(events), _SLICE_EVENTS):
-        some = [event for event, _ in events[start : start + _SLICE_EVENTS]]
-        given += [event.id_text for event in some if event.event_id is not None]
-        things.update([str(event.thing) for event in some if event.thing is not None])
+    for events, _ in _slices(arrivals):
+        given += [event.id_text for event in events if event.event_id is not None]
+        things.update([str(event.thing) for event in events if event.thing is not None])
         await asyncio.sleep(0)
     return given, list(things)
+
+
+_Kind = tuple[bool, bool]  # is it a location, and was its id given
 
 
 class _Insertion:
@@ -415,17 +426,17 @@ class _Insertion:
         self._refused: list[Event] = []
         self._doubt: StatementRefused | None = None
 
-    async def insert(self, events: Sequence[tuple[Event, int]]) -> list[Event]:
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Event]:
         """Stores what can be stored and returns the rest."""
-        await self._insert(events)
+        await self._insert(arrivals)
         if self._doubt is not None and not self._stored_some:
             raise self._doubt
         return self._refused
 
-    async def _insert(self, events: Sequence[tuple[Event, int]]) -> None:
+    async def _insert(self, arrivals: Sequence[Arrival]) -> None:
         try:
             await self._warehouse.insert(
-                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(events)
+                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(arrivals)
             )
         except StatementRefused as refusal:
             self._refusals += 1
@@ -433,38 +444,43 @@ class _Insertion:
                 self._doubt = refusal
                 if self._refusals > REFUSALS_TRIED and not self._stored_some:
                     raise
-            if len(events) == 1:
-                self._refused.append(events[0][0])
+            events, arrived_ms = arrivals[0]
+            if len(arrivals) == len(events) == 1:
+                self._refused.append(events[0])
                 return
         else:
             self._stored_some = True
             return
-        middle = len(events) // 2
-        await self._insert(events[:middle])
-        await self._insert(events[middle:])
+        if len(arrivals) == 1:
+            middle = len(events) // 2
+            arrivals = (events[:middle], arrived_ms), (events[middle:], arrived_ms)
+        middle = len(arrivals) // 2
+        await self._insert(arrivals[:middle])
+        await self._insert(arrivals[middle:])
 
 
-async def _chunks(events: Sequence[tuple[Event, int]]) -> list[tuple[Value, ...]]:
+async def _chunks(arrivals: Sequence[Arrival]) -> list[tuple[Value, ...]]:
     """Rows of `incoming`: events of one kind together, many in one string. In slices, so that others get their turn."""
-    kinds: dict[tuple[bool, bool], list[tuple[Event, int]]] = {}
-    for start in range(0, len(events), CHUNK_EVENTS):
-        for pair in events[start : start + CHUNK_EVENTS]:
-            event = pair[0]
-            kinds.setdefault((event.is_location, event.event_id is not None), []).append(pair)
-        await asyncio.sleep(0)
     rows: list[tuple[Value, ...]] = []
-    for (is_location, ids_given), pairs in kinds.items():
-        for start in range(0, len(pairs), CHUNK_EVENTS):
-            chunk = pairs[start : start + CHUNK_EVENTS]
-            rows.append(
-                (
-                    "location" if is_location else "event",
-                    int(ids_given),
-                    min(arrived_ms for _, arrived_ms in chunk),
-                    b"\n".join([event.line for event, _ in chunk]),
-                )
-            )
-            await asyncio.sleep(0)
+    gathered: dict[_Kind, tuple[int, list[bytes]]] = {}
+
+    def add_row(kind: _Kind) -> None:
+        is_location, ids_given = kind
+        arrived_ms, lines = gathered.pop(kind)
+        rows.append(("location" if is_location else "event", int(ids_given), arrived_ms, b"\n".join(lines)))
+
+    for events, arrived_ms in _slices(arrivals):
+        kinds = defaultdict[_Kind, list[bytes]](list)
+        for event in events:
+            kinds[event.is_location, event.event_id is not None].append(event.line)
+        for kind, lines in kinds.items():
+            earliest_ms, before = gathered.get(kind, (arrived_ms, []))
+            gathered[kind] = min(earliest_ms, arrived_ms), before + lines
+            if len(before) + len(lines) >= CHUNK_EVENTS:
+                add_row(kind)
+        await asyncio.sleep(0)
+    for kind in list(gathered):
+        add_row(kind)
     return rows
 
 
