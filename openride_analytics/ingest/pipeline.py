@@ -342,9 +342,14 @@ class Pipeline:
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        self._metrics.rejected_letters(
-            [(_type_of(letter), letter.reason, letter.topic or OVER_HTTP) for letter in letters]
-        )
+        for start in range(0, len(letters), _SLICE_EVENTS):
+            self._metrics.rejected_letters(
+                [
+                    (_type_of(letter), letter.reason, letter.topic or OVER_HTTP)
+                    for letter in letters[start : start + _SLICE_EVENTS]
+                ]
+            )
+            await asyncio.sleep(0)
         # Where ids clash, a later event may be gone as well: the earliest time covers it.
         if events:
             await self._on_stored(min(s.earliest_ms for s in batch if s.events))
