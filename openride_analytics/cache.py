@@ -8,7 +8,7 @@ its callers little, and they go on without it.
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -237,13 +237,20 @@ class RedisCache:
         self, url: str, on_failure: Callable[[], None] = lambda: None, *, cluster: bool = False
     ) -> None:
         self._on_failure = on_failure
-        limits: dict[str, Any] = {"socket_timeout": _TELL_SECONDS, "socket_connect_timeout": _TELL_SECONDS}
         self._cluster = (
             # Tried once more when another node has taken over.
-            RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **limits) if cluster else None
+            RedisCluster.from_url(
+                url,
+                retry=Retry(NoBackoff(), 1),
+                socket_timeout=_TELL_SECONDS,
+                socket_connect_timeout=_TELL_SECONDS,
+            )
+            if cluster
+            else None
         )
+        # All calls are bounded by `_within`: a limit of its own makes this client send each command in a task of its own.
         self._redis = self._cluster or redis.asyncio.Redis.from_url(
-            url, retry=None, single_connection_client=False, **limits
+            url, retry=None, socket_timeout=None, socket_connect_timeout=_TELL_SECONDS
         )
         self._places = asyncio.Semaphore(_CONNECTIONS)
         self._failures = 0
@@ -420,20 +427,27 @@ return {claimed and 1 or 0, values[1], values[2]}
 """
 
 
-async def _within(seconds: float, call: Coroutine[Any, Any, T]) -> T:
-    """The call's result, or `TimeoutError`. One that is there is taken, even if this process was too busy to look for it."""
-    calling = asyncio.create_task(call)
-    try:
-        await asyncio.wait([calling], timeout=seconds)
-        for _ in range(_TURNS):
-            if calling.done():
-                break
-            await asyncio.sleep(0)
+async def _within(seconds: float, call: Awaitable[T]) -> T:
+    """The call's result, or `TimeoutError`. One that is there is taken, even if this process was too busy to look for it.
+
+    No task of its own: each would cost several turns of the loop, and while events come in a turn has its length.
+    """
+    loop = asyncio.get_running_loop()
+    timer: asyncio.Handle
+
+    def wait_no_more(turns: int) -> None:
+        nonlocal timer
+        if turns:
+            timer = loop.call_soon(wait_no_more, turns - 1)
         else:
-            raise TimeoutError
-        return calling.result()
-    finally:
-        calling.cancel()
+            limit.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as limit:
+        timer = loop.call_later(seconds, wait_no_more, _TURNS)
+        try:
+            return await call
+        finally:
+            timer.cancel()
 
 
 # What is no text has no value to compare with, and is replaced.

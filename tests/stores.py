@@ -72,10 +72,10 @@ async def store(
     from_java: bool = False,
 ) -> None:
     """Stores events in their order, in so many batches."""
-    accepted = [(event, 0) for event in decoded(events, currency=currency, from_java=from_java)]
+    accepted = decoded(events, currency=currency, from_java=from_java)
     size = -(-len(accepted) // batches) or 1
     for start in range(0, len(accepted), size):
-        await store_events(warehouse, accepted[start : start + size])
+        await store_events(warehouse, [(accepted[start : start + size], 0)])
 
 
 def disordered(events: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

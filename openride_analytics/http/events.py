@@ -26,7 +26,7 @@ from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.service import Service
 
 _STORED_WITHIN_SECONDS: Final = 30.0
-_SLICE_RECORDS: Final = 1_000
+_SLICE_RECORDS: Final = 250
 _PIECE_BYTES: Final = 16_384  # what follows a gzip member is copied: with small pieces, little
 _STEP_BYTES: Final = 1_048_576
 _MOST_GZIP_MEMBERS: Final = 10_000

@@ -5,11 +5,13 @@ and rejected again stays the letter that it was. Replays leave letters as they a
 its own.
 """
 
+import asyncio
 import re
 from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from msgspec import Meta, Struct
@@ -24,6 +26,7 @@ OVER_HTTP: Final = "http"
 """What stands for the topic of a letter that came without one."""
 
 IDS_PER_QUERY: Final = 5_000
+_SLICE_LETTERS: Final = 200
 # What a page shows of each letter: a thousand letters of megabytes are a page of a few.
 SHOWN_RECORD_BYTES: Final = 2_048
 SHOWN_KEY_BYTES: Final = 256
@@ -84,6 +87,7 @@ class DeadLetter:
 
 
 _COLUMNS: Final = tuple(column.name for column in fields(DeadLetter))
+_row: Final = attrgetter(*_COLUMNS)
 _ID: Final = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 _ERASED: Final = """
@@ -101,23 +105,30 @@ async def store_dead_letters(warehouse: Warehouse, letters: Sequence[DeadLetter]
     erased user is not kept: returns the others. Raises what `Warehouse.insert` and `query` raise.
     """
     letters = await _without_erased_users(warehouse, letters)
-    ids = [letter.dead_letter_id for letter in letters]
-    known: set[str] = set()
-    for start in range(0, len(ids), IDS_PER_QUERY):
-        rows = await warehouse.query(_KNOWN, {"ids": ids[start : start + IDS_PER_QUERY]})
-        known.update(row["dead_letter_id"] for row in rows)
-    if new := [astuple(letter) for letter in letters if letter.dead_letter_id not in known]:
-        await warehouse.insert("dead_letters", _COLUMNS, new)
+    for start in range(0, len(letters), IDS_PER_QUERY):
+        some = letters[start : start + IDS_PER_QUERY]
+        rows = await warehouse.query(_KNOWN, {"ids": [letter.dead_letter_id for letter in some]})
+        known = {row["dead_letter_id"] for row in rows}
+        if new := [_row(letter) for letter in some if letter.dead_letter_id not in known]:
+            await warehouse.insert("dead_letters", _COLUMNS, new)
     return letters
 
 
 async def _without_erased_users(warehouse: Warehouse, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-    named = [{found.lower().decode() for found in _ID.findall(_text(letter))} for letter in letters]
-    ids = sorted(set().union(*named))
+    named: list[set[str]] = []
+    users: set[str] = set()
+    for start in range(0, len(letters), _SLICE_LETTERS):
+        some = letters[start : start + _SLICE_LETTERS]
+        named += [{found.lower().decode() for found in _ID.findall(_text(letter))} for letter in some]
+        users.update(*named[start:])
+        await asyncio.sleep(0)  # others get their turn, whatever comes
+    ids = list(users)
     erased = set[str]()
     for start in range(0, len(ids), IDS_PER_QUERY):
         rows = await warehouse.query(_ERASED, {"ids": ids[start : start + IDS_PER_QUERY]})
         erased.update(row["id"] for row in rows)
+    if not erased:
+        return list(letters)
     return [letter for letter, of_letter in zip(letters, named, strict=True) if not of_letter & erased]
 
 

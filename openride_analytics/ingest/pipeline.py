@@ -1,15 +1,18 @@
 """From checked events to stored ones: gathered into batches, inserted, and only then acknowledged.
 
 Sources hand over what they decoded with `put` and wait for the returned future: it is done when the events are stored
-to the end and their dead letters too. One batch is being stored while the next is gathered; beyond that `put` waits, so
-memory stays bounded whatever happens behind. Storing is tried for ever (a source may stop waiting earlier).
+to the end and their dead letters too. Two batches may be stored at a time while the next is gathered; beyond that `put`
+waits, so memory stays bounded whatever happens behind. Storing is tried for ever (a source may stop waiting earlier).
+
+Nothing depends on the order in which batches are stored: several instances store side by side, too.
 """
 
 import asyncio
 import contextlib
 import random
 from collections import Counter as Tally
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
@@ -43,6 +46,11 @@ REFUSALS_TRIED: Final = 40
 # 65,535: of longer lists ClickHouse 26.7 makes no set, and compares each row with each id.
 _SETTLED_AT_ONCE: Final = 50_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
+# The steps of storing come one after the other, here as in the server: a second batch takes the cores that they leave.
+_STORED_AT_ONCE: Final = 2
+# Half a millisecond's work on a batch between two turns of the event loop.
+_SLICE_EVENTS: Final = 500
+_SUBMISSIONS_FREED: Final = 5
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 
@@ -86,6 +94,8 @@ class Traced:
 class Submission:
     """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
 
+    Of its events: `earliest_ms` is the first one's time; with the dead letters `size` bytes of them wait to be stored.
+
     `refused`: those of its events that the store cannot hold, once it is stored. They become dead letters, unless they
     come from such (`are_letters`).
     """
@@ -98,10 +108,16 @@ class Submission:
     refused: Sequence[Event] = ()
     traced: Traced | None = None
     by_type: Tally[str] = field(init=False)
+    earliest_ms: int = field(init=False)
+    size: int = field(init=False)
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def __post_init__(self) -> None:
+        # Of a few hundred events here rather than of the whole batch later: then others would have to wait.
         self.by_type = Tally([event.event_type for event in self.events])
+        self.earliest_ms = min([event.at_ms for event in self.events], default=0)
+        self.size = sum([len(event.line) for event in self.events])
+        self.size += sum([len(letter.record) for letter in self.dead_letters])
 
     @property
     def topic(self) -> str:
@@ -157,10 +173,11 @@ class Pipeline:
         self._waiting: list[Submission] = []
         self._waiting_events = 0
         self._waiting_bytes = 0
-        self._first_put = 0.0
+        self._delay_ends = 0.0
         self._changed = asyncio.Condition()
         self._closing = False
-        self.retrying = False
+        self._storing = 0
+        self._failing = 0
         self.last_failure: Failure | None = None
         metrics.waiting_events.set_function(lambda: self._waiting_events)
 
@@ -168,6 +185,11 @@ class Pipeline:
     def waiting_events(self) -> int:
         """Events and dead letters that wait for the next batch."""
         return self._waiting_events
+
+    @property
+    def retrying(self) -> bool:
+        """Whether some batch could not be stored yet and is tried again."""
+        return self._failing > 0
 
     @property
     def has_room(self) -> bool:
@@ -208,24 +230,24 @@ class Pipeline:
 
     def _add(self, submission: Submission) -> "asyncio.Future[None]":
         if not self._waiting:
-            self._first_put = monotonic()
+            self._delay_ends = monotonic() + self._max_delay_seconds
         self._waiting.append(submission)
         self._waiting_events += len(submission.events) + len(submission.dead_letters)
-        self._waiting_bytes += sum(len(event.line) for event in submission.events)
-        self._waiting_bytes += sum(len(letter.record) for letter in submission.dead_letters)
+        self._waiting_bytes += submission.size
         self._metrics.consumed(
             submission.topic, submission.by_type + Tally(map(_type_of, submission.dead_letters))
         )
-        self._changed.notify_all()
+        if len(self._waiting) == 1 or not self.has_room:  # else nobody waits for it
+            self._changed.notify_all()
         return submission.stored
 
     async def run(self) -> None:
         """Stores batch after batch until `close`, and then what is left."""
-        while batch := await self._gather():
-            await self._store_traced(batch)
-            for submission in batch:
-                if not submission.stored.done():
-                    submission.stored.set_result(None)
+        async with asyncio.TaskGroup() as stores:
+            while batch := await self._gather():
+                self._storing += 1
+                stores.create_task(self._store_to_the_end(batch))
+                del batch
 
     async def close(self) -> None:
         """No more waiting for full batches: `run` stores what it has and returns."""
@@ -234,18 +256,40 @@ class Pipeline:
             self._changed.notify_all()
 
     async def _gather(self) -> list[Submission]:
-        """The next batch: as soon as it is full or its first event has waited long enough; empty at the end."""
+        """The next batch, as soon as it is due; empty at the end."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._waiting or self._closing)
-            while self.has_room and not self._closing:
-                left = self._first_put + self._max_delay_seconds - monotonic()
-                if left <= 0:
-                    break
+            while not self._is_due:
+                left = None if self._storing or not self._waiting else self._delay_ends - monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), left)
+                    async with asyncio.timeout(left):
+                        await self._changed.wait()
             batch, self._waiting, self._waiting_events, self._waiting_bytes = self._waiting, [], 0, 0
             self._changed.notify_all()
             return batch
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether what waits is to be stored now: when it is full or its first event has waited long enough.
+
+        Beside another batch only a full one is: smaller ones would cost the server more, and wait for its cores.
+        """
+        if self._storing == _STORED_AT_ONCE:
+            return False
+        if self._closing or not self.has_room:
+            return True
+        return bool(self._waiting) and not self._storing and monotonic() >= self._delay_ends
+
+    async def _store_to_the_end(self, batch: list[Submission]) -> None:
+        await self._store_traced(batch)
+        for submission in batch:
+            if not submission.stored.done():
+                submission.stored.set_result(None)
+        async with self._changed:
+            self._storing -= 1
+            self._changed.notify_all()
+        while batch:  # bit by bit: to free all of it takes 10 ms
+            del batch[-_SUBMISSIONS_FREED:]
+            await asyncio.sleep(0)
 
     async def _store_traced(self, batch: Sequence[Submission]) -> None:
         traced = [submission.traced for submission in batch if submission.traced is not None]
@@ -267,12 +311,14 @@ class Pipeline:
         events = sum(len(submission.events) for submission in batch)
         pause = _FIRST_PAUSE_SECONDS
         started = monotonic()
+        failed = False
         letters: list[DeadLetter] | None = None
         while letters is None:
             try:
                 letters = await self._try(batch)
             except WarehouseError as error:
-                self.retrying = True
+                self._failing += not failed
+                failed = True
                 self.last_failure = Failure.of(error)
                 self._metrics.insert_failures.inc()
                 log.warning(
@@ -283,7 +329,7 @@ class Pipeline:
                 )
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, not a secret
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-        self.retrying = False
+        self._failing -= failed
         if self._publish is not None and letters:
             with self._tracing.span("ingest.publish"):
                 await self._publish(letters)
@@ -296,20 +342,22 @@ class Pipeline:
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        self._metrics.rejected_letters(
-            [(_type_of(letter), letter.reason, letter.topic or OVER_HTTP) for letter in letters]
-        )
+        for start in range(0, len(letters), _SLICE_EVENTS):
+            self._metrics.rejected_letters(
+                [
+                    (_type_of(letter), letter.reason, letter.topic or OVER_HTTP)
+                    for letter in letters[start : start + _SLICE_EVENTS]
+                ]
+            )
+            await asyncio.sleep(0)
         # Where ids clash, a later event may be gone as well: the earliest time covers it.
         if events:
-            await self._on_stored(min(event.at_ms for submission in batch for event in submission.events))
+            await self._on_stored(min(s.earliest_ms for s in batch if s.events))
 
     async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
         """Stores a batch and returns its dead letters, those included of what the store cannot hold."""
-        refused = await store_events(
-            self._warehouse,
-            [(event, submission.arrived_ms) for submission in batch for event in submission.events],
-            self._tracing,
-        )
+        arrivals = [(submission.events, submission.arrived_ms) for submission in batch if submission.events]
+        refused = await store_events(self._warehouse, arrivals, self._tracing)
         letters = [letter for submission in batch for letter in submission.dead_letters]
         if refused:
             lines = {event.line for event in refused}
@@ -323,26 +371,50 @@ def _type_of(letter: DeadLetter) -> str:
     return letter.event_type if letter.event_type in TYPES else UNKNOWN
 
 
+Arrival = tuple[Sequence[Event], int]
+"""Events that arrived together, at least one, and when the first of them did (Unix milliseconds)."""
+
+
 async def store_events(
-    warehouse: Warehouse, events: Sequence[tuple[Event, int]], tracing: Tracing = OFF
+    warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing = OFF
 ) -> list[Event]:
-    """Stores events (with their time of arrival), settles ids that came with different contents, and derives their facts.
+    """Stores events, settles ids that came with different contents, and derives their facts.
 
     Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
     Raises `WarehouseError` where nothing can be said about the content.
     """
-    if not events:
+    if not arrivals:
         return []
     with tracing.span("ingest.insert"):
-        refused = await _Insertion(warehouse).insert(events)
-    given = [event for event, _ in events if event.event_id is not None]
+        refused = await _Insertion(warehouse).insert(arrivals)
+    given, things = await _ids(arrivals)
     with tracing.span("ingest.settle"):
         for start in range(0, len(given), _SETTLED_AT_ONCE):
-            some = given[start : start + _SETTLED_AT_ONCE]
-            await settle_clashes(warehouse, [event.id_text for event in some])
+            await settle_clashes(warehouse, given[start : start + _SETTLED_AT_ONCE])
     with tracing.span("ingest.derive"):
-        await derive(warehouse, [str(thing) for thing in {event.thing for event, _ in events} if thing])
+        await derive(warehouse, things)
     return refused
+
+
+def _slices(arrivals: Sequence[Arrival]) -> Iterator[Arrival]:
+    """The same events, so few at a time that others get their turn between two of them."""
+    for events, arrived_ms in arrivals:
+        for start in range(0, len(events), _SLICE_EVENTS):
+            yield events[start : start + _SLICE_EVENTS], arrived_ms
+
+
+async def _ids(arrivals: Sequence[Arrival]) -> tuple[list[str], list[str]]:
+    """The ids that producers gave, and those of the things that the events are about."""
+    given: list[str] = []
+    things: set[str] = set()
+    for events, _ in _slices(arrivals):
+        given += [event.id_text for event in events if event.event_id is not None]
+        things.update([str(event.thing) for event in events if event.thing is not None])
+        await asyncio.sleep(0)
+    return given, list(things)
+
+
+_Kind = tuple[bool, bool]  # is it a location, and was its id given
 
 
 class _Insertion:
@@ -359,17 +431,17 @@ class _Insertion:
         self._refused: list[Event] = []
         self._doubt: StatementRefused | None = None
 
-    async def insert(self, events: Sequence[tuple[Event, int]]) -> list[Event]:
+    async def insert(self, arrivals: Sequence[Arrival]) -> list[Event]:
         """Stores what can be stored and returns the rest."""
-        await self._insert(events)
+        await self._insert(arrivals)
         if self._doubt is not None and not self._stored_some:
             raise self._doubt
         return self._refused
 
-    async def _insert(self, events: Sequence[tuple[Event, int]]) -> None:
+    async def _insert(self, arrivals: Sequence[Arrival]) -> None:
         try:
             await self._warehouse.insert(
-                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(events)
+                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(arrivals)
             )
         except StatementRefused as refusal:
             self._refusals += 1
@@ -377,38 +449,43 @@ class _Insertion:
                 self._doubt = refusal
                 if self._refusals > REFUSALS_TRIED and not self._stored_some:
                     raise
-            if len(events) == 1:
-                self._refused.append(events[0][0])
+            events, arrived_ms = arrivals[0]
+            if len(arrivals) == len(events) == 1:
+                self._refused.append(events[0])
                 return
         else:
             self._stored_some = True
             return
-        middle = len(events) // 2
-        await self._insert(events[:middle])
-        await self._insert(events[middle:])
+        if len(arrivals) == 1:
+            middle = len(events) // 2
+            arrivals = (events[:middle], arrived_ms), (events[middle:], arrived_ms)
+        middle = len(arrivals) // 2
+        await self._insert(arrivals[:middle])
+        await self._insert(arrivals[middle:])
 
 
-async def _chunks(events: Sequence[tuple[Event, int]]) -> list[tuple[Value, ...]]:
+async def _chunks(arrivals: Sequence[Arrival]) -> list[tuple[Value, ...]]:
     """Rows of `incoming`: events of one kind together, many in one string. In slices, so that others get their turn."""
-    kinds: dict[tuple[bool, bool], list[tuple[Event, int]]] = {}
-    for start in range(0, len(events), CHUNK_EVENTS):
-        for pair in events[start : start + CHUNK_EVENTS]:
-            event = pair[0]
-            kinds.setdefault((event.is_location, event.event_id is not None), []).append(pair)
-        await asyncio.sleep(0)
     rows: list[tuple[Value, ...]] = []
-    for (is_location, ids_given), pairs in kinds.items():
-        for start in range(0, len(pairs), CHUNK_EVENTS):
-            chunk = pairs[start : start + CHUNK_EVENTS]
-            rows.append(
-                (
-                    "location" if is_location else "event",
-                    int(ids_given),
-                    min(arrived_ms for _, arrived_ms in chunk),
-                    b"\n".join([event.line for event, _ in chunk]),
-                )
-            )
-            await asyncio.sleep(0)
+    gathered: dict[_Kind, tuple[int, list[bytes]]] = {}
+
+    def add_row(kind: _Kind) -> None:
+        is_location, ids_given = kind
+        arrived_ms, lines = gathered.pop(kind)
+        rows.append(("location" if is_location else "event", int(ids_given), arrived_ms, b"\n".join(lines)))
+
+    for events, arrived_ms in _slices(arrivals):
+        kinds = defaultdict[_Kind, list[bytes]](list)
+        for event in events:
+            kinds[event.is_location, event.event_id is not None].append(event.line)
+        for kind, lines in kinds.items():
+            earliest_ms, before = gathered.get(kind, (arrived_ms, []))
+            gathered[kind] = min(earliest_ms, arrived_ms), before + lines
+            if len(before) + len(lines) >= CHUNK_EVENTS:
+                add_row(kind)
+        await asyncio.sleep(0)
+    for kind in list(gathered):
+        add_row(kind)
     return rows
 
 

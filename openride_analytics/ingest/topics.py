@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 _CALL_TIMEOUT_SECONDS: Final = 10.0
 _PUBLISH_SECONDS: Final = 10.0
 _PUBLISH_REST_SECONDS: Final = 30.0
+_LETTERS_AT_ONCE: Final = 50
 _MOST_UNACKNOWLEDGED: Final = 10_000
 
 
@@ -71,22 +72,25 @@ class DeadLetterTopic:
                 await producer.stop()
                 raise
             self._producer = producer
-        sent = [
-            await self._producer.send(
-                self._settings.dead_letter_topic,
-                value=letter.record,
-                key=letter.key or None,
-                headers=[
-                    ("reason", letter.reason.encode()),
-                    ("field", letter.field.encode()),
-                    ("topic", letter.topic.encode()),
-                    ("partition", str(letter.partition).encode()),
-                    ("offset", str(letter.offset).encode()),
-                    ("rejected_ms", str(letter.rejected_ms).encode()),
-                ],
+        sent: list[Any] = []
+        for letter in letters:
+            sent.append(
+                await self._producer.send(
+                    self._settings.dead_letter_topic,
+                    value=letter.record,
+                    key=letter.key or None,
+                    headers=[
+                        ("reason", letter.reason.encode()),
+                        ("field", letter.field.encode()),
+                        ("topic", letter.topic.encode()),
+                        ("partition", str(letter.partition).encode()),
+                        ("offset", str(letter.offset).encode()),
+                        ("rejected_ms", str(letter.rejected_ms).encode()),
+                    ],
+                )
             )
-            for letter in letters
-        ]
+            if len(sent) % _LETTERS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others get their turn
         return list(await asyncio.gather(*sent, return_exceptions=True))
 
     async def close(self) -> None:

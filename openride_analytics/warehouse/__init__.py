@@ -196,12 +196,24 @@ def parameter_text(value: Parameter) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    # Looking once at all of them is five times as fast for the long lists of ids, which have nothing to escape.
-    if value and isinstance(value[0], str):
-        texts = cast("Sequence[str]", value)
-        if _is_plain(together := "".join(texts)) and "'" not in together:
-            return "['" + "','".join(texts) + "']"
+    if (texts := _plain_texts(value)) is not None:
+        return "['" + "','".join(texts) + "']"
     return "[" + ",".join(quoted(item) if isinstance(item, str) else str(item) for item in value) + "]"
+
+
+def parameter_literal(value: Parameter) -> str:
+    """`parameter_text` as a string literal of ClickHouse's SQL."""
+    if not isinstance(value, str | int | float) and (texts := _plain_texts(value)) is not None:
+        return "'[\\'" + "\\',\\'".join(texts) + "\\']'"
+    return quoted(parameter_text(value))
+
+
+def _plain_texts(value: Sequence[int] | Sequence[str]) -> Sequence[str] | None:
+    """A list of texts in which nothing is to be escaped: to look once at all of them is five times as fast for many ids."""
+    if not value or not isinstance(value[0], str):
+        return None
+    texts = cast("Sequence[str]", value)
+    return texts if _is_plain(together := "".join(texts)) and "'" not in together else None
 
 
 def quoted(text: str) -> str:
@@ -215,7 +227,10 @@ def _escaped(text: str) -> str:
 
 def _is_plain(text: str) -> bool:
     """Surely nothing to escape: to look for it first is many times as fast as to translate megabytes of ids."""
+    if text.isascii():
+        return len(text.encode().translate(None, _ESCAPED)) == len(text)
     return text.isprintable() and "\\" not in text
 
 
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"})
+_ESCAPED: Final = bytes(_ESCAPES)

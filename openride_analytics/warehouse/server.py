@@ -30,8 +30,7 @@ from openride_analytics.warehouse import (
     WarehouseError,
     WarehouseUnavailable,
     failure,
-    parameter_text,
-    quoted,
+    parameter_literal,
 )
 from openride_analytics.warehouse.cluster import Cluster, shards_text
 
@@ -349,9 +348,7 @@ def _database(name: str) -> str:
 async def _bind(connection: _Connection, parameters: Parameters | None) -> None:
     """Binds `{name:Type}` parameters on the connection: asynch itself would paste values into the text."""
     if parameters:
-        bound = ", ".join(
-            f"param_{name} = {quoted(parameter_text(value))}" for name, value in parameters.items()
-        )
+        bound = ", ".join(f"param_{name} = {parameter_literal(value)}" for name, value in parameters.items())
         await connection.execute(f"SET {bound}")
 
 

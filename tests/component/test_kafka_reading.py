@@ -25,7 +25,7 @@ from openride_analytics.ingest.pipeline import Pipeline
 from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.ops.tracing import OFF, Tracing
-from openride_analytics.warehouse import Warehouse
+from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from tests.integration.streaming import EventTopics
 from tests.samples import full
@@ -45,14 +45,16 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Reading:
     """A source at work on one topic, into a real store."""
 
-    def __init__(self, settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF) -> None:
+    def __init__(
+        self, settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF, max_batch_events: int = 10_000
+    ) -> None:
         config = Config(kafka=settings, retention=Retention(hot_days=0, cold_days=0))
         self.metrics = Metrics()
         self.warehouse = warehouse
         self.pipeline = Pipeline(
             warehouse,
             self.metrics,
-            max_batch_events=10_000,
+            max_batch_events=max_batch_events,
             max_delay_seconds=0.02,
             on_stored=_nothing,
             tracing=tracing,
@@ -98,8 +100,10 @@ async def _nothing(earliest_ms: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def reading(settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF) -> AsyncIterator[Reading]:
-    work = Reading(settings, warehouse, tracing)
+async def reading(
+    settings: Kafka, warehouse: Warehouse, tracing: Tracing = OFF, max_batch_events: int = 10_000
+) -> AsyncIterator[Reading]:
+    work = Reading(settings, warehouse, tracing, max_batch_events)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(work.pipeline.run())
         source = tasks.create_task(work.source.run())
@@ -477,6 +481,33 @@ class TestSeveralInstances:
                 bootstrap_servers=topic.address, group_id=topic.settings.group_id, enable_auto_commit=False
             ) as consumer:
                 assert await consumer.committed(topic.partition()) is None
+
+
+class TestTwoBatchesAtOnce:
+    async def test_what_a_younger_one_has_stored_is_not_committed_before_an_older_one_is(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_module, "_MAX_POLL_RECORDS", 1)
+        first = await topic.send(1)
+        later = await topic.send(4)
+        away = True
+        insert = embedded_warehouse.insert
+
+        async def away_for_the_first(table: str, columns: Sequence[str], rows: Any) -> None:
+            if away and any(next(iter(first)).encode() in row[-1] for row in rows):
+                raise WarehouseUnavailable("away for this one")
+            await insert(table, columns, rows)
+
+        monkeypatch.setattr(embedded_warehouse, "insert", away_for_the_first)
+        async with reading(topic.settings, embedded_warehouse, max_batch_events=1) as work:
+            await work.until_stored(later)
+            await asyncio.sleep(0.5)  # several times the interval of commits
+            (progress,) = work.source._assigned.values()
+            assert (progress.stored, progress.committed) == (None, None)
+            assert work.pipeline.retrying
+            away = False
+            await work.until_committed({0: 5})
+            assert await work.stored() == first | later
 
 
 class TestConnections:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -17,7 +17,14 @@ from openride_analytics.ingest import pipeline as pipeline_module
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import REFUSALS_TRIED, Origin, Pipeline, store_events
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.warehouse import Parameters, Row, StatementRefused, Value, Warehouse
+from openride_analytics.warehouse import (
+    Parameters,
+    Row,
+    StatementRefused,
+    Value,
+    Warehouse,
+    WarehouseUnavailable,
+)
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.model import streams
@@ -55,6 +62,7 @@ class Held:
         self.query_hosts = inner.query_hosts
         self.stored_in = inner.stored_in
         self.refusing = b""
+        self.away_for = b""
         self.go = asyncio.Event()
         self.asked = asyncio.Event()
         self.inserts: list[str] = []
@@ -79,8 +87,10 @@ class Held:
         self.inserts.append(table)
         self.asked.set()
         await self.go.wait()
-        if table == "incoming" and self.refusing and any(self.refusing in row[-1] for row in rows):  # type: ignore[operator]
+        if table == "incoming" and _is_among(self.refusing, rows):
             raise StatementRefused("Code: 49. LOGICAL_ERROR")
+        if table == "incoming" and _is_among(self.away_for, rows):
+            raise WarehouseUnavailable("away for these")
         await self._inner.insert(table, columns, rows)
 
     async def create_database(self) -> None:
@@ -88,6 +98,10 @@ class Held:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def _is_among(some: bytes, rows: Sequence[Sequence[Value]]) -> bool:
+    return bool(some) and any(some in row[-1] for row in rows)  # type: ignore[operator]  # lines are bytes
 
 
 class Running:
@@ -148,6 +162,12 @@ def is_retrying(work: Running) -> bool:
     return work.pipeline.retrying
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.005)
+
+
 def bookings(count: int, **changes: Any) -> list[Sample]:
     """Different events; of the same kind, so that they travel in one chunk."""
     return [
@@ -158,7 +178,7 @@ def bookings(count: int, **changes: Any) -> list[Sample]:
 
 async def store_batches(warehouse: Warehouse, batches: Batches) -> None:
     for batch in batches:
-        await store_events(warehouse, [(event, 0) for event in decoded(batch)])
+        await store_events(warehouse, [(decoded(batch), 0)] if batch else [])
 
 
 async def events_stored(warehouse: Warehouse) -> int:
@@ -345,27 +365,83 @@ async def _all_rows(warehouse: Warehouse) -> list[Row]:
 
 
 class TestBatches:
-    async def test_a_source_waits_while_a_full_batch_is_waiting(
+    async def test_a_source_waits_while_two_batches_are_stored_and_a_full_one_is_waiting(
         self, embedded_warehouse: EmbeddedWarehouse
     ) -> None:
         held = Held(embedded_warehouse)
-        events = bookings(6)
+        events = bookings(8)
         async with running(held, max_batch_events=2, max_delay_seconds=60) as work:
+            stored: list[asyncio.Future[None]] = []
+            for start in (0, 2):
+                assert has_room(work)
+                stored.append(await work.put(events[start : start + 2]))
+                await until(lambda: len(held.inserts) == len(stored))
             assert has_room(work)
-            stored = [await work.put(events[:2])]
-            await held.asked.wait()
-            assert has_room(work)
-            stored.append(await work.put(events[2:3], [LETTER]))
+            stored.append(await work.put(events[4:5], [LETTER]))
             assert not has_room(work)
-            late = asyncio.create_task(work.put(events[3:5]))
+            late = asyncio.create_task(work.put(events[5:7]))
             done, _ = await asyncio.wait({late}, timeout=0.05)
             assert not done
-            stored.append(await work.pipeline.put_at_once(decoded(events[5:]), [], 0))
+            stored.append(await work.pipeline.put_at_once(decoded(events[7:]), [], 0))
+            assert held.inserts == ["incoming"] * 2
             held.go.set()
             stored.append(await late)
             await asyncio.gather(*stored)
             assert has_room(work)
+        assert await events_stored(embedded_warehouse) == 8
+
+    async def test_beside_a_batch_that_is_being_stored_only_a_full_one_begins(
+        self, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        held = Held(embedded_warehouse)
+        events = bookings(4)
+        async with running(held, max_batch_events=2) as work:
+            stored = [await work.put(events[:1])]
+            await until(lambda: len(held.inserts) == 1)
+            stored.append(await work.put(events[1:2]))
+            await asyncio.sleep(0.05)
+            assert held.inserts == ["incoming"]
+            stored.append(await work.put(events[2:3]))
+            await until(lambda: len(held.inserts) == 2)
+            held.go.set()
+            await asyncio.gather(*stored)
+        assert await events_stored(embedded_warehouse) == 3
+
+    async def test_a_batch_that_is_tried_again_holds_up_no_other(
+        self, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        held = Held(embedded_warehouse)
+        held.go.set()
+        events = bookings(6)
+        held.away_for = events[1]["event_id"].encode()
+        async with running(held, max_batch_events=2, max_delay_seconds=60) as work:
+            older = await work.put(events[:2])
+            await until(lambda: is_retrying(work))
+            for start in (2, 4):
+                await (await work.put(events[start : start + 2]))
+            assert not older.done()
+            assert is_retrying(work)
+            assert await events_stored(embedded_warehouse) == 4
+            held.away_for = b""
+            await older
+            assert not is_retrying(work)
+            assert work.pipeline.last_failure is not None
+            assert work.batches_stored == 3
         assert await events_stored(embedded_warehouse) == 6
+
+    async def test_closing_stores_what_is_under_way_and_what_is_waiting(
+        self, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        held = Held(embedded_warehouse)
+        events = bookings(5)
+        async with running(held, max_batch_events=2, max_delay_seconds=60) as work:
+            stored = [await work.put(events[start : start + 2]) for start in (0, 2, 4)]
+            await until(lambda: len(held.inserts) == 2)
+            await work.pipeline.close()
+            assert not any(future.done() for future in stored)
+            held.go.set()
+        assert all(future.done() for future in stored)
+        assert await events_stored(embedded_warehouse) == 5
 
     async def test_many_bytes_fill_a_batch_as_well(
         self, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
@@ -509,9 +585,7 @@ class TestRefusedContent:
         held = Held.open(warehouse, refusing=b"booking")
         async with running(held) as work:
             stored = await work.put(bookings(1000))
-            async with asyncio.timeout(30):
-                while work.counted("openride_insert_failures_total") < 1:  # noqa: ASYNC110  # as above
-                    await asyncio.sleep(0.02)
+            await until(lambda: work.counted("openride_insert_failures_total") >= 1)
             assert len(held.inserts) <= REFUSALS_TRIED + 2
             assert not stored.done()
             held.refusing = b""
@@ -545,9 +619,7 @@ async def test_storing_is_tried_until_the_server_is_back(own_clickhouse: ClickHo
         await (await work.put(bookings(2)))
         await asyncio.to_thread(own_clickhouse.stop)
         stored = await work.put(bookings(4), [LETTER])
-        async with asyncio.timeout(20):
-            while work.counted("openride_insert_failures_total") < 2:  # noqa: ASYNC110  # nothing tells of a failure
-                await asyncio.sleep(0.02)
+        await until(lambda: work.counted("openride_insert_failures_total") >= 2)
         assert not stored.done()
         assert is_retrying(work)
         assert work.pipeline.last_failure is not None

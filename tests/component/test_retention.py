@@ -71,8 +71,8 @@ async def store_of_age(warehouse: Warehouse, days: int) -> None:
         )
         for number, event_type in enumerate(TYPES)
     ]
-    events = [(decode(msgspec.json.encode(sample), acceptance), 0) for sample in samples]
-    await store_events(warehouse, events)
+    events = [decode(msgspec.json.encode(sample), acceptance) for sample in samples]
+    await store_events(warehouse, [(events, 0)])
     letter = DeadLetter.of(
         b"%d" % days,
         BadEvent("invalid_json", "It is a number."),

@@ -234,7 +234,7 @@ async def test_mutated_events_are_stored_as_decoded_or_refused(embedded_warehous
         hunt = Hunt()
         await asyncio.to_thread(hunt.go)
         await empty(embedded_warehouse)
-        assert await store_events(embedded_warehouse, [(event, 0) for event in hunt.accepted.values()]) == []
+        assert await store_events(embedded_warehouse, [([*hunt.accepted.values()], 0)]) == []
         found = await rows(embedded_warehouse)
         assert found.keys() == hunt.accepted.keys()
         for event_id, event in hunt.accepted.items():
