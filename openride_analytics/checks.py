@@ -11,7 +11,6 @@ from typing import Any, Final
 import aiosmtplib
 import asyncpg
 import httpx
-import msgspec
 import structlog
 from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
