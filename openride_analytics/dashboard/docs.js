@@ -271,7 +271,7 @@ function find() {
 }
 
 function reveal() {
-  const named = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+  const named = location.hash ? byId(decodeURIComponent(location.hash.slice(1))) : null;
   if (!named?.classList.contains("operation")) return;
   named.open = true;
   named.scrollIntoView();

@@ -277,8 +277,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             self._assigned = {}
             self._others = []
             self._forget_lag()
-            with contextlib.suppress(KafkaError, TimeoutError, OSError):
-                await asyncio.wait_for(consumer.stop(), _CALL_TIMEOUT_SECONDS)
+            await _ended(consumer)
 
     async def _poll(self, consumer: Any) -> None:
         """Takes records in until `stop`."""
@@ -591,6 +590,17 @@ def _state_of_other(partition: TopicPartition, committed: int | None, end: int) 
         lag_seconds=None,
         error="",
     )
+
+
+async def _ended(consumer: AIOKafkaConsumer) -> None:
+    """Stops a consumer, in a task of its own: with a fetch under way aiokafka cancels that, and lets the cancellation out."""
+    ending = asyncio.create_task(consumer.stop())
+    await asyncio.wait([ending], timeout=_CALL_TIMEOUT_SECONDS)
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
+        # Which it then has not come to.
+        await asyncio.wait_for(consumer._client.close(), _CALL_TIMEOUT_SECONDS)  # noqa: SLF001  # there is no other way
 
 
 async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:

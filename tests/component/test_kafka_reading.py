@@ -12,6 +12,7 @@ import pytest
 import trustme
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaConnectionError
 from cryptography.hazmat.primitives import serialization
 
 from openride_analytics.config import Config, Kafka, Retention
@@ -273,6 +274,33 @@ class TestWhatABrokerHandsOver:
                 monkeypatch.setattr(kafka_module, "_STUCK_AFTER_SECONDS", 60.0)
                 kafka.resume()
             await until(known, "measure again")
+
+    async def test_a_consumer_that_lets_a_cancellation_out_when_it_stops_is_replaced_all_the_same(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As aiokafka does when the broker went away during a fetch."""
+        stopped = list[AIOKafkaConsumer]()
+        stop, getmany = AIOKafkaConsumer.stop, AIOKafkaConsumer.getmany
+
+        async def stop_and_cancel(consumer: AIOKafkaConsumer) -> None:
+            await stop(consumer)
+            stopped.append(consumer)
+            raise asyncio.CancelledError
+
+        async def fail(consumer: AIOKafkaConsumer, *_: Any, **__: Any) -> Any:
+            raise KafkaConnectionError
+
+        async with reading(topic.settings, embedded_warehouse) as work:
+            await work.until_stored(await topic.send(1))
+            monkeypatch.setattr(AIOKafkaConsumer, "stop", stop_and_cancel)
+            monkeypatch.setattr(AIOKafkaConsumer, "getmany", fail)
+
+            async def given_up() -> bool:
+                return bool(stopped)
+
+            await until(given_up, "give the consumer up")
+            monkeypatch.setattr(AIOKafkaConsumer, "getmany", getmany)
+            await work.until_stored(await topic.send(1))
 
     async def test_only_committed_transactions_are_read_and_their_marks_are_no_lag_and_no_loss(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
