@@ -106,6 +106,7 @@ const VIEWS = {
 
   growth(q) {
     const users = q.metrics("users");
+    const further = after([users], q);
     return [
       tiles(q.view, "Key numbers", [
         { name: "Active users", metric: "users.active_users", from: users, field: "active_users", kind: "count" },
@@ -131,12 +132,12 @@ const VIEWS = {
         draw: (answer) =>
           timeChart({ ...frame(q, answer, "New users"), kind: "bars", lines: [line("Registrations", "registrations", 2)] }),
       }),
-      funnelPanel(q, "w5"),
-      cohortPanel(q, "w7"),
+      funnelPanel(further, "w5"),
+      cohortPanel(further, "w7"),
       panel(q.view, "Retention", {
         size: "w12",
         note: q.note("retention") ?? "active on day N after registration",
-        answers: [q.analytics("retention", { days: "1,3,7,14,30,60" })],
+        answers: [further.analytics("retention", { days: "1,3,7,14,30,60" })],
         draw: (answer) =>
           table(
             "Retention",
@@ -155,10 +156,11 @@ const VIEWS = {
   places: (q) => [mapPanel(q, "w8", 560), placesTable(q, "w4 beside", 200)],
 
   supply(q) {
-    const drivers = q.metrics("drivers", { sort: q.state.sort, limit: "25" });
-    const routes = q.metrics("routes", { limit: "25" });
-    const kilometres = (value) => (f.missing(value) ? f.DASH : `${f.decimal(value)} km`);
     const trips = q.metrics("trips");
+    const further = after([trips], q);
+    const drivers = further.metrics("drivers", { sort: q.state.sort, limit: "25" });
+    const routes = further.metrics("routes", { limit: "25" });
+    const kilometres = (value) => (f.missing(value) ? f.DASH : `${f.decimal(value)} km`);
     return [
       tiles(q.view, "Key numbers", [
         { name: "Active drivers", metric: "drivers.active_drivers", from: drivers, field: "active_drivers", kind: "count" },
@@ -184,8 +186,8 @@ const VIEWS = {
         answers: [drivers],
         draw: (answer) => earnings(answer.summary.earnings),
       }),
-      routesTable(q, "w7", 25),
-      driversTable(q, "w5", 25),
+      routesTable(further, "w7", 25),
+      driversTable(further, "w5", 25),
     ];
   },
 
