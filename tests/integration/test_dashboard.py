@@ -470,6 +470,7 @@ def test_the_api_page_has_all_operations_and_finds_them(browser: Browser, servic
         shown.page.goto(f"{service.url}/docs")
         operations = shown.find(".operation")
         expect(operations).to_have_count(sum(map(len, paths.values())), timeout=WAIT_MS)
+        expect(shown.find("#state")).not_to_contain_text("could not be read")
         shown.page.get_by_label("Find").fill("dead-letters REPLAY")
         expect(operations.filter(visible=True)).to_have_count(1)
         operations.filter(visible=True).locator("summary").first.click()
