@@ -146,10 +146,10 @@ async def produce(settings: Kafka, records: AsyncIterator[tuple[str, bytes]]) ->
     producer = AIOKafkaProducer(
         **connection(settings), enable_idempotence=True, compression_type="lz4", linger_ms=20
     )
-    await producer.start()
     sent = 0
     unacknowledged: list[Any] = []
     try:
+        await producer.start()
         async for topic, record in records:
             unacknowledged.append(await producer.send(topic, record))
             sent += 1
