@@ -253,12 +253,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             isolation_level="read_committed",
             metadata_max_age_ms=int(_METADATA_SECONDS * 1000),
             rebalance_timeout_ms=int(_REBALANCE_SECONDS * 1000),
-            # aiokafka takes an answer apart in one turn of the loop: 1 ms a megabyte.
-            max_partition_fetch_bytes=2 * 1_048_576,
+            # aiokafka takes an answer apart in one turn of the loop: more than 1 ms a megabyte.
+            max_partition_fetch_bytes=4 * 1_048_576,
             fetch_max_bytes=4 * 1_048_576,
-            # A fetch waits for a good load, but not long: hundreds of small ones a second cost more than the events.
+            # A fetch waits for a good load, but not long: hundreds of small ones a second cost more than the events. And it
+            # is the only one at its broker: a partition with much to read waits for the one that waits for the others.
             fetch_min_bytes=262_144,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=50,
         )
         self._assigned = {}
         # By a pattern: with a list aiokafka reads nothing at all while one of the topics is not there.
