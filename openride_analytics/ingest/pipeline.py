@@ -48,6 +48,7 @@ _SETTLED_AT_ONCE: Final = 50_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 # The steps of storing come one after the other, here as in the server: a second batch takes the cores that they leave.
 _STORED_AT_ONCE: Final = 2
+_BYTES_STORED_AT_ONCE: Final = 32 * 1_048_576  # of more than one: 300 bytes an event are usual
 # Half a millisecond's work on a batch between two turns of the event loop.
 _SLICE_EVENTS: Final = 500
 _SUBMISSIONS_FREED: Final = 5
@@ -177,6 +178,7 @@ class Pipeline:
         self._changed = asyncio.Condition()
         self._closing = False
         self._storing = 0
+        self._storing_bytes = 0
         self._failing = 0
         self.last_failure: Failure | None = None
         metrics.waiting_events.set_function(lambda: self._waiting_events)
@@ -246,7 +248,9 @@ class Pipeline:
         async with asyncio.TaskGroup() as stores:
             while batch := await self._gather():
                 self._storing += 1
-                stores.create_task(self._store_to_the_end(batch))
+                size = sum(submission.size for submission in batch)
+                self._storing_bytes += size
+                stores.create_task(self._store_to_the_end(batch, size))
                 del batch
 
     async def close(self) -> None:
@@ -271,21 +275,26 @@ class Pipeline:
     def _is_due(self) -> bool:
         """Whether what waits is to be stored now: when it is full or its first event has waited long enough.
 
-        Beside another batch only a full one is: smaller ones would cost the server more, and wait for its cores.
+        Beside another batch only a full one is: smaller ones would cost the server more, and wait for its cores. Two of large
+        events are not stored at once: each is held several times on its way.
         """
-        if self._storing == _STORED_AT_ONCE:
-            return False
+        if self._storing:
+            may_begin = self._storing < _STORED_AT_ONCE and (
+                self._storing_bytes + self._waiting_bytes <= _BYTES_STORED_AT_ONCE
+            )
+            return may_begin and (self._closing or not self.has_room)
         if self._closing or not self.has_room:
             return True
-        return bool(self._waiting) and not self._storing and monotonic() >= self._delay_ends
+        return bool(self._waiting) and monotonic() >= self._delay_ends
 
-    async def _store_to_the_end(self, batch: list[Submission]) -> None:
+    async def _store_to_the_end(self, batch: list[Submission], size: int) -> None:
         await self._store_traced(batch)
         for submission in batch:
             if not submission.stored.done():
                 submission.stored.set_result(None)
         async with self._changed:
             self._storing -= 1
+            self._storing_bytes -= size
             self._changed.notify_all()
         while batch:  # bit by bit: to free all of it takes 10 ms
             del batch[-_SUBMISSIONS_FREED:]

@@ -133,7 +133,8 @@ def test_it_says_how_far_the_stream_is_stored_and_what_was_refused_and_failed(
 
         own_clickhouse.stop()
         rounds = 0
-        while rounds < 5 or (rounds < 50 and status()["state"] != "paused"):  # until more came than may wait
+        # Until more came than two batches that are being stored, each a fetch larger than it may be, and what may wait.
+        while rounds < 20 or (rounds < 50 and status()["state"] != "paused"):
             rounds += 1
             _send(topics, 100, 1000 * rounds)
         service.wait_until(lambda: status()["state"] == "paused", "pause")
