@@ -48,7 +48,7 @@ _SETTLED_AT_ONCE: Final = 50_000
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 # The steps of storing come one after the other, here as in the server: a second batch takes the cores that they leave.
 _STORED_AT_ONCE: Final = 2
-_BYTES_STORED_AT_ONCE: Final = 32 * 1_048_576  # of more than one: 300 bytes an event are usual
+_BYTES_STORED_AT_ONCE: Final = 36 * 1_048_576  # of more than one: 350 bytes an event are usual
 # Half a millisecond's work on a batch between two turns of the event loop.
 _SLICE_EVENTS: Final = 500
 _SUBMISSIONS_FREED: Final = 5
