@@ -1,7 +1,8 @@
 """Routes: which there are, which people book, how full they drive. `GET /v1/metrics/routes`."""
 
 import asyncio
-from collections import Counter
+from collections import ChainMap, Counter
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -330,11 +331,10 @@ LIMIT {limit:UInt64}
 
 _ON_ROUTES: Final = "route_id IN {routes:Array(UUID)}"
 
-# What else is known of a few routes: name and places, revenue of the period's bookings, utilization.
-_DETAILS: Final = """
--- routes.details
+# Revenue of the period's bookings on a few routes.
+_REVENUES: Final = """
+-- routes.revenues
 WITH
-    {departures},
     booked AS
     (
         SELECT thing_id AS booking_id, argMin(facts.route_id, {first}) AS route_id
@@ -365,55 +365,42 @@ WITH
         FROM {repeated_paid} AS repeated
         WHERE event_type = 'payment.success'
         GROUP BY thing_id
-    ),
-    revenues AS
-    (
-        SELECT
-            route_id,
-            CAST(sumMapIf(map(paid_currency, assumeNotNull(paid)), paid IS NOT NULL), 'Map(String, String)') AS revenue
-        FROM payments
-        INNER JOIN booked USING (booking_id)
-        GROUP BY route_id
-    ),
-    described AS
-    (
-        SELECT
-            route_id,
-            argMinIf(route_name, {first}, route_name != '' AND event_type = 'route.created') AS created_name,
-            argMinIf(route_name, {first}, route_name != '') AS any_name,
-            argMinIf(origin_city, {first}, origin_city != '') AS origin_city,
-            argMinIf(origin_state, {first}, origin_state != '') AS origin_state,
-            argMinIf(destination_city, {first}, destination_city != '') AS destination_city,
-            argMinIf(destination_state, {first}, destination_state != '') AS destination_state
-        FROM
-        (
-            SELECT
-                event_type, event_timestamp, event_id, route_id, route_name,
-                origin_city, origin_state, destination_city, destination_state
-            FROM events FINAL
-            WHERE event_type IN ('route.created', 'route.activated', 'route.cancelled') AND {on_routes}
-        )
-        GROUP BY route_id
-    ),
-    occupied AS
-    (
-        SELECT route_id, avg(occupancy) AS utilization
-        FROM departures
-        GROUP BY route_id
     )
 SELECT
-    toString(asked.route_id) AS route,
-    revenues.revenue AS revenue_by_currency,
-    if(created_name != '', created_name, any_name) AS name,
-    described.origin_city AS origin_city,
-    described.origin_state AS origin_state,
-    described.destination_city AS destination_city,
-    described.destination_state AS destination_state,
-    utilization
-FROM (SELECT arrayJoin({routes:Array(UUID)}) AS route_id) AS asked
-LEFT JOIN revenues ON revenues.route_id = asked.route_id
-LEFT JOIN described ON described.route_id = asked.route_id
-LEFT JOIN occupied ON occupied.route_id = asked.route_id
+    toString(route_id) AS route,
+    CAST(sumMapIf(map(paid_currency, assumeNotNull(paid)), paid IS NOT NULL), 'Map(String, String)') AS revenue_by_currency
+FROM payments
+INNER JOIN booked USING (booking_id)
+GROUP BY route_id
+"""
+
+_OCCUPANCIES: Final = """
+-- routes.occupancies
+WITH {departures}
+SELECT toString(route_id) AS route, avg(occupancy) AS utilization
+FROM departures
+GROUP BY route_id
+"""
+
+_NAMES: Final = """
+-- routes.names
+SELECT
+    toString(route_id) AS route,
+    argMinIf(route_name, {first}, route_name != '' AND event_type = 'route.created') AS created_name,
+    if(created_name != '', created_name, argMinIf(route_name, {first}, route_name != '')) AS name,
+    argMinIf(origin_city, {first}, origin_city != '') AS origin_city,
+    argMinIf(origin_state, {first}, origin_state != '') AS origin_state,
+    argMinIf(destination_city, {first}, destination_city != '') AS destination_city,
+    argMinIf(destination_state, {first}, destination_state != '') AS destination_state
+FROM
+(
+    SELECT
+        event_type, event_timestamp, event_id, route_id, route_name,
+        origin_city, origin_state, destination_city, destination_state
+    FROM events FINAL
+    WHERE event_type IN ('route.created', 'route.activated', 'route.cancelled') AND {on_routes}
+)
+GROUP BY route_id
 """
 
 
@@ -503,33 +490,40 @@ async def _popular(warehouse: Warehouse, question: Question, kept: str) -> list[
     """First which routes, then what else is known of these few."""
     parameters = {**question.parameters, "limit": question.limit}
     first = await warehouse.query(statement(_POPULAR, kept=kept, repeated=repeated()), parameters)
-    details = statement(
-        _DETAILS,
-        departures=_DEPARTURES,
-        repeated_created=repeated("event_type = 'booking.created'"),
-        repeated_paid=repeated("event_type = 'payment.success'"),
-        departing=_DEPARTING,
-        kept=kept,
-        on_routes=_ON_ROUTES,
-    )
-    found = await warehouse.query(details, {**parameters, "routes": [row["route"] for row in first]})
-    by_route = {row["route"]: row for row in found}
-    return [_popular_route(question, {**row, **by_route[row["route"]]}) for row in first]
+    parameters["routes"] = [row["route"] for row in first]
+
+    async def known(sql: str) -> dict[str, Row]:
+        asked = statement(
+            sql,
+            departures=_DEPARTURES,
+            repeated_created=repeated("event_type = 'booking.created'"),
+            repeated_paid=repeated("event_type = 'payment.success'"),
+            departing=_DEPARTING,
+            kept=kept,
+            on_routes=_ON_ROUTES,
+        )
+        return {row["route"]: row for row in await warehouse.query(asked, parameters)}
+
+    found = await asyncio.gather(*map(known, (_REVENUES, _OCCUPANCIES, _NAMES)))
+    return [
+        _popular_route(question, ChainMap(row, *(by_route.get(row["route"], {}) for by_route in found)))
+        for row in first
+    ]
 
 
-def _popular_route(question: Question, row: Row) -> PopularRoute:
+def _popular_route(question: Question, row: Mapping[str, Any]) -> PopularRoute:
     currency = question.filters.currency
-    revenue = row["revenue_by_currency"] or {}
+    revenue = row.get("revenue_by_currency", {})
     return PopularRoute(
         route_id=row["route"],
-        route_name=row["name"] or None,
-        origin_city=row["origin_city"] or None,
-        origin_state=row["origin_state"] or None,
-        destination_city=row["destination_city"] or None,
-        destination_state=row["destination_state"] or None,
+        route_name=row.get("name") or None,
+        origin_city=row.get("origin_city") or None,
+        origin_state=row.get("origin_state") or None,
+        destination_city=row.get("destination_city") or None,
+        destination_state=row.get("destination_state") or None,
         bookings=row["bookings"],
         confirmed=row["confirmed"],
         seats_booked=row["seats_booked"],
         revenue=money({name: revenue[name] for name in revenue if currency in (None, name)}),
-        utilization=row["utilization"],
+        utilization=row.get("utilization"),
     )
