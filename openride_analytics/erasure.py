@@ -15,7 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.pipeline import settle_clashes_among
+from openride_analytics.ingest.clashes import settle_clashes_among
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable
 from openride_analytics.warehouse.acts import acts_of_events, doubt_acts
 from openride_analytics.warehouse.changes import Say, inserts_ended, months_of, mutate

@@ -13,7 +13,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from openride_analytics.cache import Cache
 from openride_analytics.erasure import erase_again
-from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.ingest.clashes import settle_all_clashes
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.facts import derive_missing

@@ -8,7 +8,7 @@ verdict for good (its winner may have expired, or been erased, and the loser's c
 from typing import Final
 
 from openride_analytics.cache import Cache
-from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.ingest.clashes import settle_all_clashes
 from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.acts import HOUR, acts_of_events, acts_of_locations
 from openride_analytics.warehouse.changes import (

@@ -14,7 +14,7 @@ from openride_analytics.cache import MemoryCache
 from openride_analytics.checks import check_servers
 from openride_analytics.config import ClickHouse, Config, ConfigError, Retention
 from openride_analytics.erasure import erase
-from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.ingest.clashes import settle_all_clashes
 from openride_analytics.migrations import load, migrate, pending
 from openride_analytics.warehouse import WarehouseUnavailable, changes, retention
 from openride_analytics.warehouse.changes import inserts_ended

@@ -11,8 +11,8 @@ import pytest
 from openride_analytics.cache import Cache, MemoryCache
 from openride_analytics.erasure import CacheAway, erase, erase_again
 from openride_analytics.events import BadEvent
+from openride_analytics.ingest.clashes import settle_all_clashes
 from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
-from openride_analytics.ingest.pipeline import settle_all_clashes
 from openride_analytics.warehouse import Parameters, Row, Value, Warehouse, WarehouseUnavailable
 from openride_analytics.warehouse.changes import inserts_ended, mutate
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from openride_analytics.cache import MemoryCache
 from openride_analytics.erasure import erase
-from openride_analytics.ingest.pipeline import settle_all_clashes
+from openride_analytics.ingest.clashes import settle_all_clashes
 from openride_analytics.rebuild import rebuild
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable, changes
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
