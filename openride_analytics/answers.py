@@ -7,8 +7,8 @@ too: later events (a booking of March is confirmed in April, a route gets its ci
 begins). It is let in after `max_age_seconds`, or `closed_max_age_seconds` where the period was over; in the last fifth of
 that time an answer is stale.
 
-Computing stale answers anew takes about a third of the time, as long as that keeps them good enough: however many are asked
-for, and however slow the store is, most of the machine is left to what is being stored.
+Between two refreshes there is a rest, as long as that keeps answers good enough: a short one, or where more events come than
+are stored in time one that leaves them most of the machine, however many answers are asked for.
 
 Equal questions at the same time are computed once, by whichever instance claims them; whoever waits for another instance too
 long goes on alone.
@@ -39,8 +39,9 @@ _LONGEST_PAUSE_SECONDS: Final = 0.25
 _REFRESHES_AT_ONCE: Final = 4
 _REFRESHES_WAITING: Final = 100
 _STALE_FROM: Final = 0.8
-# After a refresh there are none for so many times as long as it took …
-_REST: Final = 2.0
+# After a refresh there are none for so many times as long as it took, or where storing is behind …
+_REST: Final = 0.5
+_REST_BEHIND: Final = 2.0
 # … but of answers as old as this part of what is allowed, which leaves time for it.
 _NO_REST_FROM: Final = 1 / 3
 
@@ -90,10 +91,16 @@ class _Asked:
 
 
 class Answers:
-    """Answers by their question, computed when there is none that is good enough."""
+    """Answers by their question, computed when there is none that is good enough.
 
-    def __init__(self, cache: Cache, lifetimes: Lifetimes) -> None:
+    `is_behind`: whether more events come than are stored in time.
+    """
+
+    def __init__(
+        self, cache: Cache, lifetimes: Lifetimes, *, is_behind: Callable[[], bool] = lambda: False
+    ) -> None:
         self._cache = cache
+        self._is_behind = is_behind
         self._lifetimes = lifetimes
         self._longest_missing = max(lifetimes.fresh_seconds, lifetimes.stale_seconds)
         self._longest_rest = _NO_REST_FROM * self._longest_missing
@@ -173,7 +180,7 @@ class Answers:
                     return
                 begun = time()
                 await asyncio.wait([self._begin(asked, claim.kept, claim.token)])
-                rest = _REST * (time() - begun)
+                rest = (_REST_BEHIND if self._is_behind() else _REST) * (time() - begun)
                 self._rest_until = min(max(time(), self._rest_until) + rest, time() + self._longest_rest)
         finally:
             self._refreshing.discard(asked.key)

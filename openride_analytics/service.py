@@ -70,7 +70,6 @@ class Service:
             else MemoryCache(alone=not config.clickhouse.url)
         )
         self.gate = Gate(config.auth, self.cache)
-        self.answers = Answers(self.cache, config.cache)
         self.dead_letter_topic = (
             DeadLetterTopic(config.kafka, self.metrics) if config.kafka.bootstrap_servers else None
         )
@@ -83,6 +82,7 @@ class Service:
             publish=self.dead_letter_topic.publish if self.dead_letter_topic else None,
             tracing=self.tracing,
         )
+        self.answers = Answers(self.cache, config.cache, is_behind=lambda: self.pipeline.is_behind)
         self.kafka = (
             KafkaSource(config, self.dialects, self.pipeline, self.metrics, self.tracing)
             if config.kafka.bootstrap_servers

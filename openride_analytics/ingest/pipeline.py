@@ -179,6 +179,9 @@ class Pipeline:
         self._storing = 0
         self._storing_bytes = 0
         self._failing = 0
+        self.is_behind = (
+            False  # whether the last batch was full, so that more may wait than is stored in time
+        )
         self.last_failure: Failure | None = None
         metrics.waiting_events.set_function(lambda: self._waiting_events)
 
@@ -266,6 +269,7 @@ class Pipeline:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await self._changed.wait()
+            self.is_behind = not self.has_room
             batch, self._waiting, self._waiting_events, self._waiting_bytes = self._waiting, [], 0, 0
             self._changed.notify_all()
             return batch

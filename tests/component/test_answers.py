@@ -380,10 +380,18 @@ async def test_a_stale_answer_is_given_at_once_and_computed_anew_once(
     assert (await ask(answers, store)).source == "hit"
 
 
-@pytest.mark.parametrize(("took", "rests_until"), [(0.9, 1.1 + 3 * 0.9), (3, 5)])
+@pytest.mark.parametrize(
+    ("took", "is_behind", "rests_until"),
+    [(0.9, False, 1.1 + 1.5 * 0.9), (0.9, True, 1.1 + 3 * 0.9), (3, True, 5), (3.2, False, 5)],
+)
 async def test_after_a_refresh_there_is_a_rest_but_not_for_what_gets_old(
-    answers: Answers, cache: Cache, clock: Clock, took: float, rests_until: float
+    cache: Cache,
+    clock: Clock,
+    took: float,
+    is_behind: bool,  # noqa: FBT001  # a case
+    rests_until: float,
 ) -> None:
+    answers = Answers(cache, DEFAULTS, is_behind=lambda: is_behind)
     computed: list[str] = []
 
     async def ask(key: str, *, takes: float = 0) -> Source:
@@ -406,6 +414,7 @@ async def test_after_a_refresh_there_is_a_rest_but_not_for_what_gets_old(
         clock.now = START + second
         assert await ask("cheap") == "stale"
         assert computed == ["dear", *refreshed]
+    await answers.close()
 
 
 async def test_few_answers_are_refreshed_at_once(cache: Cache, clock: Clock) -> None:
