@@ -61,6 +61,7 @@ def test_a_service_that_loses_a_store_is_not_ready_until_it_is_back(
         service.wait_until_ready()
         service.get_json("/v1/metrics/bookings")
         assert service.terminate() == 0
+        assert "Traceback" not in service.logged()
 
 
 def test_a_service_is_told_to_stop_while_its_stores_are_away() -> None:
