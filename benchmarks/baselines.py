@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.servers import Servers, cpu_seconds
-from openride_analytics.events import LOCATION_EVENT, TYPES
+from openride_analytics.contract import LOCATION_EVENT, TYPES
 from openride_analytics.warehouse import Row
 from openride_analytics.warehouse.server import ServerWarehouse
 
@@ -116,7 +116,7 @@ def _models() -> Any:
     for event_type, struct in TYPES.items():
         fields: dict[str, Any] = {"event_type": (Literal[event_type], ...)}
         for field in msgspec.structs.fields(struct):
-            kind: Any = field.type
+            kind: Any = UUID if field.name in struct.id_names else field.type
             if field.name == "event_timestamp" or field.name in struct.times:
                 kind = datetime
             elif field.name in struct.money:

@@ -16,15 +16,8 @@ from msgspec import Meta
 
 from openride_analytics import events
 from openride_analytics.config import ConfigError, Dialect, DialectTopic, Kafka, time_zones
-from openride_analytics.events import (
-    MAX_RECORD_BYTES,
-    TYPES,
-    Acceptance,
-    BadEvent,
-    Decode,
-    Event,
-    claimed_type,
-)
+from openride_analytics.contract import TYPES
+from openride_analytics.events import MAX_RECORD_BYTES, Acceptance, BadEvent, Decode, Event, claimed_type
 
 # The required fields that the store and every metric can do without. A dialect may make these optional and no others.
 MAY_BE_UNKNOWN: Final = {

@@ -1,4 +1,4 @@
-"""The event contract: what the platform's producers may send, checked and normalised.
+"""What producers send, checked against the contract and normalised.
 
 One record is one event: a flat JSON object. `decode` turns its bytes into an `Event`: the
 line that is stored, with every value in one canonical form (times as integer milliseconds,
@@ -8,40 +8,26 @@ raises `BadEvent` with a machine-readable reason. This module does no input or o
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
-from uuid import UUID
+from itertools import chain
+from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
+
+from openride_analytics.contract import TYPES, AnyEvent, Envelope, Time
 
 MAX_RECORD_BYTES: Final = 1_048_576
-LOCATION_EVENT: Final = "driver.location.updated"
 
 Reason = Literal[
     "invalid_json", "unknown_event_type", "invalid_field", "timestamp_out_of_range", "expired", "too_large"
 ]
 
-Time = datetime | int | float
-Text = str
-# What the JSON said, for `_money`: msgspec's own Decimal would take " 1_000" and Arabic digits and forget the spelling.
-Money = Any
-Latitude = Annotated[float, Meta(ge=-90, le=90)]
-Longitude = Annotated[float, Meta(ge=-180, le=180)]
-Number = Annotated[float, Meta(ge=0)]
-Reading = Annotated[float, Meta(ge=0, le=3.4e38)]  # kept in single precision, where more would be infinite
-Count = Annotated[int, Meta(ge=0, le=4_294_967_295)]
-Seats = Annotated[int, Meta(ge=1, le=60)]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z")]
-ClockTime = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?\Z")]
-Weekday = Literal["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
-Party = Literal["RIDER", "DRIVER", "SYSTEM"]
-
-
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LONGEST_DETAIL: Final = 300  # msgspec repeats what it does not know, however long
 
 
@@ -59,262 +45,6 @@ class BadEvent(Exception):
         self.detail = detail[:_LONGEST_DETAIL]
 
 
-class _Event(Struct, tag_field="event_type", omit_defaults=True, kw_only=True, gc=False):
-    """The envelope. The class attributes name the fields that `decode` brings into canonical form."""
-
-    times: ClassVar[tuple[str, ...]] = ()
-    money: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, str]] = {}
-    has_currency: ClassVar[bool] = False
-    thing: ClassVar[str] = ""  # the field with the id of the booking, payment or trip that it is about
-    is_location: ClassVar[bool] = False
-    type_name: ClassVar[str] = ""  # the tag, which is slow to ask for
-    may_lack: ClassVar[frozenset[str]] = frozenset()  # of the amounts, whose type says nothing
-
-    event_timestamp: Time
-    event_id: UUID | None = None
-
-
-class UserRegistered(_Event, tag="user.registered", kw_only=True):
-    user_id: UUID
-    role: Literal["RIDER", "DRIVER", "ADMIN"]
-    city: Text | None = None
-    state: Text | None = None
-    referral_code: Text | None = None
-
-
-class UserKycVerified(_Event, tag="user.kyc_verified", kw_only=True):
-    defaults: ClassVar[dict[str, str]] = {"kyc_status": "VERIFIED"}
-
-    user_id: UUID
-    kyc_status: Literal["VERIFIED", "REJECTED"] | None = None
-    verified_by: UUID | None = None
-
-
-class UserUpgradedToDriver(_Event, tag="user.upgraded_to_driver", kw_only=True):
-    defaults: ClassVar[dict[str, str]] = {"previous_role": "RIDER", "new_role": "DRIVER"}
-
-    user_id: UUID
-    previous_role: Text | None = None
-    new_role: Text | None = None
-
-
-class RouteCreated(_Event, tag="route.created", kw_only=True):
-    money: ClassVar[tuple[str, ...]] = ("base_price",)
-
-    route_id: UUID
-    driver_id: UUID
-    route_name: Text
-    origin_city: Text
-    origin_state: Text
-    destination_city: Text
-    destination_state: Text
-    seats_total: Seats
-    base_price: Money
-    stops_count: Count | None = None
-    departure_time: ClockTime | None = None
-    active_days: list[Weekday] | None = None
-
-
-class RouteActivated(_Event, tag="route.activated", kw_only=True):
-    route_id: UUID
-    driver_id: UUID
-    route_name: Text | None = None
-
-
-class RouteCancelled(_Event, tag="route.cancelled", kw_only=True):
-    route_id: UUID
-    driver_id: UUID
-    route_name: Text | None = None
-    cancellation_reason: Text | None = None
-    active_bookings_count: Count | None = None
-
-
-class _BookingEvent(_Event, kw_only=True):
-    thing: ClassVar[str] = "booking_id"
-
-    booking_id: UUID
-    rider_id: UUID
-    driver_id: UUID
-    route_id: UUID
-
-
-class BookingCreated(_BookingEvent, tag="booking.created", kw_only=True):
-    times: ClassVar[tuple[str, ...]] = ("scheduled_departure",)
-    money: ClassVar[tuple[str, ...]] = ("total_price",)
-    has_currency: ClassVar[bool] = True
-
-    seats_booked: Seats
-    total_price: Money
-    currency: Currency | None = None
-    pickup_lat: Latitude | None = None
-    pickup_lon: Longitude | None = None
-    dropoff_lat: Latitude | None = None
-    dropoff_lon: Longitude | None = None
-    pickup_stop_id: UUID | None = None
-    dropoff_stop_id: UUID | None = None
-    scheduled_departure: Time
-
-
-class BookingConfirmed(_BookingEvent, tag="booking.confirmed", kw_only=True):
-    money: ClassVar[tuple[str, ...]] = ("total_price",)
-    has_currency: ClassVar[bool] = True
-
-    seats_booked: Count
-    total_price: Money
-    currency: Currency | None = None
-    payment_id: UUID | None = None
-    confirmation_code: Text | None = None
-
-
-class BookingCancelled(_BookingEvent, tag="booking.cancelled", kw_only=True):
-    cancelled_by: Party
-    cancellation_reason: Text | None = None
-    refund_initiated: bool | None = None
-
-
-class BookingCompleted(_BookingEvent, tag="booking.completed", kw_only=True):
-    times: ClassVar[tuple[str, ...]] = ("actual_departure", "actual_arrival")
-    money: ClassVar[tuple[str, ...]] = ("total_price",)
-    has_currency: ClassVar[bool] = True
-
-    trip_id: UUID | None = None
-    seats_booked: Count
-    total_price: Money
-    currency: Currency | None = None
-    actual_departure: Time
-    actual_arrival: Time
-    duration_minutes: Number | None = None
-
-
-class _PaymentAttempt(_Event, kw_only=True):
-    thing: ClassVar[str] = "payment_id"
-    money: ClassVar[tuple[str, ...]] = ("amount",)
-    has_currency: ClassVar[bool] = True
-
-    payment_id: UUID
-    booking_id: UUID
-    rider_id: UUID
-    amount: Money
-    currency: Currency | None = None
-    payment_method: Text
-    provider: Text
-    provider_transaction_id: Text | None = None
-
-
-class PaymentInitiated(_PaymentAttempt, tag="payment.initiated", kw_only=True):
-    pass
-
-
-class PaymentSuccess(_PaymentAttempt, tag="payment.success", kw_only=True):
-    processing_time_ms: Count | None = None
-
-
-class PaymentFailed(_PaymentAttempt, tag="payment.failed", kw_only=True):
-    error_code: Text
-    error_message: Text | None = None
-    processing_time_ms: Count | None = None
-
-
-class PaymentRefunded(_Event, tag="payment.refunded", kw_only=True):
-    thing: ClassVar[str] = "payment_id"
-    money: ClassVar[tuple[str, ...]] = ("refund_amount", "original_amount")
-    has_currency: ClassVar[bool] = True
-
-    payment_id: UUID
-    booking_id: UUID
-    rider_id: UUID
-    refund_amount: Money
-    original_amount: Money
-    currency: Currency | None = None
-    refund_reason: Text | None = None
-    refunded_by: UUID | None = None
-
-
-class _TripEvent(_Event, kw_only=True):
-    thing: ClassVar[str] = "trip_id"
-
-    trip_id: UUID
-    booking_id: UUID
-    driver_id: UUID
-    rider_id: UUID
-    route_id: UUID
-
-
-class TripStarted(_TripEvent, tag="trip.started", kw_only=True):
-    times: ClassVar[tuple[str, ...]] = ("scheduled_departure", "actual_departure")
-
-    scheduled_departure: Time
-    actual_departure: Time
-    start_lat: Latitude
-    start_lon: Longitude
-    passengers_count: Seats
-
-
-class TripCompleted(_TripEvent, tag="trip.completed", kw_only=True):
-    times: ClassVar[tuple[str, ...]] = ("actual_departure", "actual_arrival")
-    money: ClassVar[tuple[str, ...]] = ("driver_earnings", "platform_commission", "total_price")
-    may_lack: ClassVar[frozenset[str]] = frozenset({"total_price"})
-    has_currency: ClassVar[bool] = True
-
-    actual_departure: Time
-    actual_arrival: Time
-    duration_minutes: Number
-    distance_km: Number
-    end_lat: Latitude | None = None
-    end_lon: Longitude | None = None
-    driver_earnings: Money
-    platform_commission: Money
-    currency: Currency | None = None
-    on_time: bool | None = None
-    # What payouts-service sends besides.
-    seats_booked: Count | None = None
-    total_price: Money | None = None
-
-
-class TripCancelled(_TripEvent, tag="trip.cancelled", kw_only=True):
-    cancelled_by: Party
-    cancellation_reason: Text | None = None
-    was_started: bool | None = None
-    partial_distance_km: Number | None = None
-
-
-class DriverLocationUpdated(_Event, tag=LOCATION_EVENT, kw_only=True):
-    is_location: ClassVar[bool] = True
-
-    driver_id: UUID
-    trip_id: UUID | None = None
-    lat: Latitude
-    lon: Longitude
-    speed_kmh: Reading | None = None
-    bearing: Annotated[float, Meta(ge=0, lt=360)] | None = None
-    accuracy_meters: Reading | None = None
-    city: Text | None = None
-    state: Text | None = None
-
-
-AnyEvent = (
-    UserRegistered
-    | UserKycVerified
-    | UserUpgradedToDriver
-    | RouteCreated
-    | RouteActivated
-    | RouteCancelled
-    | BookingCreated
-    | BookingConfirmed
-    | BookingCancelled
-    | BookingCompleted
-    | PaymentInitiated
-    | PaymentSuccess
-    | PaymentFailed
-    | PaymentRefunded
-    | TripStarted
-    | TripCompleted
-    | TripCancelled
-    | DriverLocationUpdated
-)
-
-
 class Event(Struct, frozen=True, gc=False):
     """One accepted event, ready to be stored.
 
@@ -325,16 +55,10 @@ class Event(Struct, frozen=True, gc=False):
 
     line: bytes
     is_location: bool
-    event_id: UUID | None
+    event_id: str | None
     at_ms: int
     event_type: str
-    thing: UUID | None = None
-
-    @property
-    def id_text(self) -> str:
-        """The id inside the line, given or derived: cut out of it in a third of the time that a UUID takes to be written."""
-        begin = self.line.index(b'"event_id":"') + 12
-        return self.line[begin : begin + 36].decode()
+    thing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,15 +93,8 @@ _FOUR_PLACES: Final = Decimal("0.0001")
 
 # Numbers with a point or an exponent come to fields of type Any as bytes, texts as str: `_money` tells them apart.
 Parse = Callable[[bytes], Any]
-_decode_json: Final[Parse] = msgspec.json.Decoder(AnyEvent, float_hook=str.encode).decode
-_encode_json: Final = msgspec.json.Encoder(uuid_format="canonical").encode
-
-
-TYPES: Final[dict[str, type[_Event]]] = {
-    str(event.__struct_config__.tag): event for event in get_args(AnyEvent)
-}
-for _type in TYPES.values():
-    _type.type_name = str(_type.__struct_config__.tag)
+_parse: Final[Parse] = msgspec.json.Decoder(AnyEvent, float_hook=str.encode).decode
+_encoder: Final = msgspec.json.Encoder()
 
 
 def relaxed(event_type: str, optional: Collection[str]) -> Parse:
@@ -388,9 +105,9 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
     event = TYPES[event_type]
     namespace: dict[str, Any] = {
         name: getattr(event, name)
-        for name in ("times", "money", "defaults", "has_currency", "thing", "is_location", "type_name")
+        for name in ("times", "money", "defaults", "has_currency", "thing", "id_names", "ids", "is_location")
     }
-    namespace["may_lack"] = event.may_lack | set(optional)
+    namespace |= {"type_name": event_type, "may_lack": event.may_lack | set(optional)}
     fields = [
         (field.name, field.type | None, None)
         if field.name in optional or not field.required
@@ -414,23 +131,55 @@ Decode = Callable[[bytes, Acceptance], Event]
 """`decode`, or the same for another spelling of the events."""
 
 
-def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -> Event:
+def decode(record: bytes, acceptance: Acceptance, parse: Parse = _parse) -> Event:
     """Checks one record and brings it into canonical form, or raises `BadEvent`.
 
-    This is the hot path: about 2 µs for a location and 5 µs for a booking. msgspec checks types and
-    ranges in C; Python only touches times, money and defaults.
+    msgspec checks types and ranges in C; Python only touches ids, times, money and defaults.
     """
     if len(record) > MAX_RECORD_BYTES:
         raise BadEvent("too_large", f"The record has {len(record)} bytes; the limit is {MAX_RECORD_BYTES}.")
     try:
         if not record.isascii():
             record.decode()  # msgspec does not look into fields that it ignores
-        event = parse(record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        sent = parse(record)
+    except _UNREADABLE as error:
         raise refusal(error) from None
-    if _EIGHT_MARKS in record[::4].translate(_MARKS):
-        _check_ids(event, record)
+    if not _are_canonical(sent.ids(sent)):
+        _normalise_ids(sent)
+    _normalise(sent, acceptance)
+    return _event(sent, _encoder.encode(sent))
 
+
+def decode_all(records: Sequence[bytes], acceptance: Acceptance) -> list[Event] | None:
+    """What `decode` makes of each of some records, in half of its time; None if one of them needs to be looked at alone.
+
+    This is the hot path: about 1.6 µs for a location and 3.4 for a booking, of a hundred at once.
+    """
+    if max(map(len, records), default=0) > MAX_RECORD_BYTES:
+        return None
+    try:
+        together = b"\n".join(records)
+        if not together.isascii():
+            together.decode()
+        sent = [_parse(record) for record in records]
+        if not _are_canonical(chain.from_iterable([event.ids(event) for event in sent])):
+            return None
+        for event in sent:
+            _normalise(event, acceptance)
+    except (BadEvent, *_UNREADABLE):
+        return None
+    return list(map(_event, sent, _encoder.encode_lines(sent).split(b"\n")))
+
+
+def _event(sent: Envelope, line: bytes) -> Event:
+    if sent.event_id is None:
+        line = b'{"event_id":"%b",%b' % (_content_id(line), line[1:])
+    thing = getattr(sent, sent.thing) if sent.thing else None
+    return Event(line, sent.is_location, sent.event_id, sent.event_timestamp, sent.type_name, thing)  # type: ignore[arg-type]  # milliseconds by now
+
+
+def _normalise(event: Any, acceptance: Acceptance) -> None:
+    """Brings times, money and defaults of what was sent into canonical form, and looks whether its time is acceptable."""
     at_ms = event.event_timestamp
     if (
         type(at_ms) is not int or not _SECONDS_BELOW <= at_ms < _MILLISECONDS_BELOW
@@ -444,20 +193,8 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _decode_json) -
         )
     if at_ms < acceptance.expired_before_ms:
         raise BadEvent("expired", "The event is older than the configured retention.", "event_timestamp")
-    is_location = event.is_location
-    thing = None
-    if not is_location:  # four fifths of the stream are, and have nothing else to bring into form
-        _normalise(event, acceptance.currency)
-        thing = getattr(event, event.thing) if event.thing else None
-    line = _encode_json(event)
-    event_id = event.event_id
-    if event_id is None:
-        line = b'{"event_id":"%b",%b' % (_content_id(line), line[1:])
-    return Event(line, is_location, event_id, at_ms, event.type_name, thing)
-
-
-def _normalise(event: _Event, default_currency: str) -> None:
-    """Brings planned times, money and defaults into canonical form."""
+    if event.is_location:  # four fifths of the stream are, and have nothing else to bring into form
+        return
     for name in event.times:
         if (at := getattr(event, name)) is not None:
             setattr(event, name, _planned_milliseconds(at, name))
@@ -465,8 +202,8 @@ def _normalise(event: _Event, default_currency: str) -> None:
         amount = getattr(event, name)
         if amount is not None or name not in event.may_lack:
             setattr(event, name, _money(amount, name))
-    if event.has_currency and event.currency is None:  # type: ignore[attr-defined]  # of the types that have one
-        event.currency = default_currency  # type: ignore[attr-defined]
+    if event.has_currency and event.currency is None:
+        event.currency = acceptance.currency
     for name, value in event.defaults.items():
         if getattr(event, name) is None:
             setattr(event, name, value)
@@ -522,27 +259,28 @@ def _money(value: Any, field: str) -> str:
     return str(exact)
 
 
-# msgspec also takes UUIDs without hyphens, which the contract does not. Such a UUID is a run of at least 32 of these
-# characters, escapes included, so 8 in a row of every fourth byte, wherever that begins; the hyphens of a canonical UUID
-# (8, 13, 18 and 23) are then in the way once, whichever byte is the first, and its quotes are, so that it has 6 in a row at
-# most. This takes 0.35 µs, a search for the run itself 3.
-_MARKS: Final = bytes(120 if byte in b"0123456789abcdefABCDEFu\\" else 32 for byte in range(256))
-_EIGHT_MARKS: Final = b"x" * 8
+_SHAPE: Final = bytes(120 if byte in b"0123456789abcdef" else 45 if byte == 45 else 32 for byte in range(256))
+_CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+_NO_ID: Final = "Expected a UUID: hexadecimal digits 8-4-4-4-12."
+_is_id: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
-_raw_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_text: Final = msgspec.json.Decoder(str)
+def _are_canonical(ids: Iterable[str | None]) -> bool:
+    """Whether those that are given, of 36 characters each, are UUIDs in lower case: some calls, however many they are."""
+    text = "".join([i for i in ids if i is not None])
+    if not text.isascii():
+        return False
+    return text.encode().translate(_SHAPE) == _CANONICAL * (len(text) // 36)
 
 
-def _check_ids(event: _Event, record: bytes) -> None:
-    """Refuses ids that are no canonical text. `record` has been decoded to `event`, so it is sound otherwise.
-
-    Only the ids are decoded again: what `event` ignores may hold what no type takes, such as 1e400.
-    """
-    sent = _raw_fields.decode(record)
-    for name in event.__struct_fields__:
-        if isinstance(getattr(event, name), UUID) and len(_text.decode(sent[name])) != 36:
-            raise BadEvent("invalid_field", "A UUID has hyphens: 8-4-4-4-12.", name)
+def _normalise_ids(event: Envelope) -> None:
+    for name in event.id_names:
+        sent = getattr(event, name)
+        if sent is not None:
+            canonical = sent.lower()
+            if not _is_id(canonical):
+                raise BadEvent("invalid_field", _NO_ID, name)
+            setattr(event, name, canonical)
 
 
 def _content_id(line: bytes) -> bytes:
@@ -567,6 +305,8 @@ def refusal(error: Exception) -> BadEvent:
     if path is None:
         return BadEvent("invalid_json", message + ".")
     field, detail = path[1], message[: path.start()] + "."
+    if message.startswith("Expected `str` of length"):  # only ids have one
+        detail = _NO_ID
     if field == "event_type" and message.startswith("Invalid value"):
         return BadEvent("unknown_event_type", detail, field)
     return BadEvent("invalid_field", detail, field)
@@ -612,11 +352,15 @@ def without_personal_data(record: bytes) -> bytes:
     return _PERSONAL.sub(rb'\1"-"', record)
 
 
+_raw_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text: Final = msgspec.json.Decoder(str)
+
+
 def claimed_type(record: bytes) -> str:
     """The `event_type` a refused record claims, for the operator's lists; empty if it can't be told."""
     if len(record) > MAX_RECORD_BYTES:
         return ""
     try:
         return _text.decode(_raw_fields.decode(record)["event_type"])[:100]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError):
+    except (*_UNREADABLE, KeyError):
         return ""

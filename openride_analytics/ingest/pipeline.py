@@ -20,7 +20,8 @@ from typing import Final
 
 import structlog
 
-from openride_analytics.events import TYPES, BadEvent, Event
+from openride_analytics.contract import TYPES
+from openride_analytics.events import BadEvent, Event
 from openride_analytics.ingest.clashes import settle_clashes
 from openride_analytics.ingest.dead_letters import OVER_HTTP, DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
@@ -415,8 +416,8 @@ async def _ids(arrivals: Sequence[Arrival]) -> tuple[list[str], list[str]]:
     given: list[str] = []
     things: set[str] = set()
     for events, _ in _slices(arrivals):
-        given += [event.id_text for event in events if event.event_id is not None]
-        things.update([str(event.thing) for event in events if event.thing is not None])
+        given += [event.event_id for event in events if event.event_id is not None]
+        things.update([event.thing for event in events if event.thing is not None])
         await asyncio.sleep(0)
     return given, list(things)
 

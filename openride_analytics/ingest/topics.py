@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from openride_analytics.config import Kafka
-from openride_analytics.events import LOCATION_EVENT
+from openride_analytics.contract import LOCATION_EVENT
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ops.metrics import Metrics
 

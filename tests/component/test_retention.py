@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 
 from openride_analytics.config import Retention
-from openride_analytics.events import LOCATION_EVENT, Acceptance, BadEvent, decode
+from openride_analytics.contract import LOCATION_EVENT
+from openride_analytics.events import Acceptance, BadEvent, decode
 from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
 from openride_analytics.ingest.pipeline import store_events
 from openride_analytics.warehouse import Warehouse

@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from openride_analytics.contract import LOCATION_EVENT
 from openride_analytics.events import (
-    LOCATION_EVENT,
     MAX_RECORD_BYTES,
     Acceptance,
     BadEvent,
     Event,
     claimed_type,
     decode,
+    decode_all,
     without_personal_data,
 )
 from openride_analytics.ingest.pipeline import store_events
@@ -200,10 +201,13 @@ def checked(record: bytes) -> Event | None:
     blanked = without_personal_data(record)
     assert without_personal_data(blanked) == blanked
     assert len(claimed_type(record)) <= 100
+    together = decode_all([record, record], ACCEPTANCE)
     try:
         event = decode(record, ACCEPTANCE)
     except BadEvent:
+        assert together is None
         return None
+    assert together in (None, [event, event])
     line = json.loads(event.line)
     assert b"\n" not in event.line
     assert len(event.line) <= len(record) + GROWN_BYTES

@@ -18,8 +18,8 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
+from openride_analytics.contract import LOCATION_EVENT
 from openride_analytics.demo.platform import Platform
-from openride_analytics.events import LOCATION_EVENT
 from tests.servers.axe import axe_script
 from tests.servers.process import ServerUnavailableError
 

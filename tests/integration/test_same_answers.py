@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from openride_analytics.contract import LOCATION_EVENT
 from openride_analytics.demo.platform import Platform
-from openride_analytics.events import LOCATION_EVENT
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.model import analytics, naive

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from openride_analytics.contract import AnyEvent
 from openride_analytics.demo.platform import Platform
-from openride_analytics.events import Acceptance, AnyEvent, decode
+from openride_analytics.events import Acceptance, decode
 
 Event = dict[str, Any]
 
