@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import asyncpg
 import structlog
 
-from openride_analytics import migrations, postgres
+from openride_analytics import migrations, postgres, temporary
 from openride_analytics.access.gate import Gate
 from openride_analytics.answers import Answers
 from openride_analytics.cache import Cache, MemoryCache, RedisCache
@@ -183,6 +183,8 @@ class Service:
 
     async def _start(self) -> None:
         """Reaches the servers, however long that takes, then lets events in."""
+        if folders := await asyncio.to_thread(temporary.remove_abandoned):
+            log.info("temporary_folders_removed", folders=folders)
         pause = _FIRST_PAUSE_SECONDS
         pool: asyncpg.Pool[asyncpg.Record] | None = None
         while pool is None:

@@ -54,6 +54,7 @@ LONG_FILES = (
     "model/test_erasure.py",
     "integration/test_reports_exactly_once.py",
     "integration/test_same_answers.py",
+    "component/test_clashes.py",
     "component/test_pipeline.py",
     "integration/test_ingest_status.py",
     "component/test_commands.py",

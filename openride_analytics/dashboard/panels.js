@@ -208,6 +208,9 @@ function bar(share) {
   return h("span", { class: "track", "aria-hidden": "true" }, fill);
 }
 
+/** What stands smaller behind a name, or under it. */
+export const aside = (text) => ["\u2002", h("span", { class: "aside" }, text)];
+
 /** Amounts of several currencies, each for itself. */
 export const amounts = (by) => {
   const all = currencies(by, HOME.currency);

@@ -4,7 +4,7 @@ import { sparkline, timeChart } from "./charts.js";
 import { h } from "./dom.js";
 import * as f from "./format.js";
 import { center, hexMap } from "./map.js";
-import { amounts, choice, cohorts, EMPTY, facts, funnel, panel, table, tiles } from "./panels.js";
+import { amounts, aside, choice, cohorts, EMPTY, facts, funnel, panel, table, tiles } from "./panels.js";
 import { HOME, PLACE_METRICS, cohortUnit, granularity, isCurrencyTaken, query } from "./state.js";
 
 const NAMED_PLACES = 10;
@@ -345,7 +345,7 @@ function placeLink(q, row, level) {
   const changes = level === "city" ? { state: row.state ?? "", city: name } : { state: name, city: "" };
   return [
     h("button", { type: "button", class: "link", onclick: () => q.view.go(changes) }, name),
-    level === "city" && row.state && !q.state.state ? h("span", { class: "aside" }, row.state) : null,
+    level === "city" && row.state && !q.state.state ? aside(row.state) : null,
   ];
 }
 
@@ -357,7 +357,7 @@ function routesTable(q, size, limit, asked) {
       table(
         "Top routes",
         [
-          { name: "Route", cell: (row) => [row.route_name || row.route_id.slice(0, 8), row.origin_city ? h("span", { class: "aside" }, `${row.origin_city} → ${row.destination_city ?? f.DASH}`) : null] },
+          { name: "Route", cell: (row) => [row.route_name || row.route_id.slice(0, 8), row.origin_city ? aside(`${row.origin_city} → ${row.destination_city ?? f.DASH}`) : null] },
           { name: "Bookings", num: true, cell: (row) => f.count(row.bookings), bar: (row) => row.bookings },
           { name: "Confirmed", num: true, minor: true, cell: (row) => f.count(row.confirmed) },
           { name: "Full", num: true, cell: (row) => f.rate(row.utilization) },

@@ -1,11 +1,9 @@
 """`openride-analytics demo`: the whole service on embedded stores, with a made-up platform behind it."""
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ops import logs
 from openride_analytics.service import Service
+from openride_analytics.temporary import TemporaryFolder
 
 _SEED: Final = 2026
 _BATCH_EVENTS: Final = 10_000
@@ -32,10 +31,10 @@ _console = Console()
 
 def demo(*, port: int) -> int:
     """Runs until Ctrl-C in a temporary folder, which is gone afterwards; returns the exit code."""
-    with tempfile.TemporaryDirectory(prefix="openride-demo-") as folder:
+    with TemporaryFolder("demo") as folder:
         config = Config(
             server=Server(port=port, drain_seconds=0.0),
-            storage=Storage(data_dir=str(Path(folder))),
+            storage=Storage(data_dir=str(folder)),
             log=Log(level="warning"),
         )
         logs.configure(config.log)

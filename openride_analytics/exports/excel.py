@@ -7,6 +7,7 @@ sheet names, and amounts are numbers.
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -59,7 +60,9 @@ _CHART_ROWS: Final = 19
 
 def write(order: Order, *, most_rows: int = MOST_ROWS) -> None:
     """Writes the workbook."""
-    with xlsxwriter.Workbook(order.path, {"constant_memory": True}) as workbook:
+    # A killed writer leaves its pieces behind: they belong to where the whole is made, which is removed then.
+    options = {"constant_memory": True, "tmpdir": str(Path(order.path).parent)}
+    with xlsxwriter.Workbook(order.path, options) as workbook:
         workbook.set_properties({"title": order.title, "author": "OpenRide Analytics"})
         head = workbook.add_format(_HEAD)
         _about(workbook, order)

@@ -7,10 +7,8 @@ rows, and if not just so many have come at the end, or anything fails on the way
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -32,6 +30,7 @@ from openride_analytics.http.answers import PROBLEMS, documented
 from openride_analytics.http.parameters import PARAMETERS, SPAN, Query
 from openride_analytics.http.problems import BadRequest, FieldProblem
 from openride_analytics.service import Service
+from openride_analytics.temporary import TemporaryFolder
 from openride_analytics.warehouse import QueryTooLong, WarehouseError
 
 log = structlog.get_logger(__name__)
@@ -164,8 +163,8 @@ async def _streamed(
 async def _made(
     service: Service, content: str, question: Question, format: Format, now: datetime
 ) -> AsyncIterator[_File]:
-    with tempfile.TemporaryDirectory(prefix="openride-export-") as folder:
-        path = Path(folder) / "file"
+    async with TemporaryFolder("export") as folder:
+        path = folder / "file"
         limits = service.config.exports
         async with asyncio.timeout(limits.timeout_seconds):
             written = await exports.write_file(

@@ -13,7 +13,7 @@ import random
 import re
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic, time, time_ns
 from typing import Any, Final
 
@@ -39,10 +39,11 @@ from openride_analytics.config import Config
 from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import Failure, Origin, Pipeline, Traced
+from openride_analytics.ingest.progress import InFlight, PartitionState, Progress
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ingest.topics import connection
 from openride_analytics.ops.metrics import Metrics
-from openride_analytics.ops.tracing import OFF, Span, Tracing
+from openride_analytics.ops.tracing import OFF, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +69,6 @@ _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _LETTERS_AT_ONCE: Final = 50
 _LOSSES_REMEMBERED: Final = 100
-_BATCHES_TRACED: Final = 16
 
 
 # What is wrong with one partition's records, or our right to them; other errors of Kafka's are the whole consumer's.
@@ -82,71 +82,6 @@ _OF_A_PARTITION: Final = (
 
 class _Stuck(Exception):
     """There are records to read, and none come."""
-
-
-@dataclass
-class _InFlight:
-    """Records of one partition on their way into the store."""
-
-    next_offset: int
-    newest_ms: int
-    stored: "asyncio.Future[None]"
-    traced: Traced | None
-
-
-@dataclass
-class _Progress:
-    """How far this instance has got with one partition, from its assignment to its revocation.
-
-    Offsets are those of the next record: to be taken in, to be stored, to be committed, and as committed. None: not
-    known yet, or nothing was ever committed.
-    """
-
-    expected: int | None = None
-    in_flight: "deque[_InFlight]" = field(default_factory=deque)
-    stored: int | None = None
-    uncommitted: int | None = None
-    # The last batches whose offsets are not committed, where they are traced.
-    batches: "deque[Span]" = field(default_factory=lambda: deque(maxlen=_BATCHES_TRACED))
-    committed: int | None = None
-    lost_before: int = 0
-    end: int | None = None
-    lag: int | None = None
-    # Nothing that came before this moment (Unix seconds) is still to be stored.
-    stored_through: float | None = None
-    paused: bool = False
-    # After a failure: so many records one by one, and none before this moment of the monotonic clock.
-    careful_records: int = 0
-    held_until: float = 0.0
-    error: str = ""
-
-    def begins_at(self, committed: int | None) -> None:
-        """The group's committed offset, once it is known."""
-        if self.expected is None:
-            self.expected = self.stored = self.committed = committed
-
-    def collect_stored(self) -> None:
-        """Moves what is stored out of `in_flight`, in order."""
-        while self.in_flight and self.in_flight[0].stored.done():
-            item = self.in_flight.popleft()
-            self.stored = self.uncommitted = item.next_offset
-            if item.traced is not None and item.traced.batch is not None:
-                self.batches.append(item.traced.batch)
-            self.stored_through = max(self.stored_through or 0.0, item.newest_ms / 1000)
-
-
-@dataclass(frozen=True)
-class PartitionState:
-    """One partition as operators see it. `lag_events` are those not stored yet; None: not known."""
-
-    topic: str
-    partition: int
-    assigned: bool
-    committed_offset: int | None
-    end_offset: int | None
-    lag_events: int | None
-    lag_seconds: float | None
-    error: str
 
 
 @dataclass(frozen=True)
@@ -177,7 +112,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._pipeline = pipeline
         self._metrics = metrics
         self._consumer: Any = None
-        self._assigned: dict[TopicPartition, _Progress] = {}
+        self._assigned: dict[TopicPartition, Progress] = {}
         self._others: list[PartitionState] = []
         self._progressed = 0.0
         self._stopping = asyncio.Event()
@@ -198,19 +133,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     def partitions(self) -> list[PartitionState]:
         """The partitions of all topics, as of the last few seconds; none while Kafka is away."""
         now = time()
-        ours = [
-            PartitionState(
-                topic=partition.topic,
-                partition=partition.partition,
-                assigned=True,
-                committed_offset=progress.committed,
-                end_offset=progress.end,
-                lag_events=progress.lag,
-                lag_seconds=_lag_seconds(progress, now),
-                error=progress.error,
-            )
-            for partition, progress in self._assigned.items()
-        ]
+        ours = [PartitionState.of(partition, progress, now) for partition, progress in self._assigned.items()]
         assigned = {(state.topic, state.partition) for state in ours}
         others = [state for state in self._others if (state.topic, state.partition) not in assigned]
         return sorted([*ours, *others], key=lambda state: (state.topic, state.partition))
@@ -296,7 +219,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _IDLE_SECONDS)
 
-    async def _poll_partition(self, consumer: Any, partition: TopicPartition, progress: _Progress) -> bool:
+    async def _poll_partition(self, consumer: Any, partition: TopicPartition, progress: Progress) -> bool:
         """Takes in what has been fetched of one partition; says whether there was anything."""
         if self._assigned.get(partition) is not progress:
             return False  # revoked meanwhile
@@ -325,7 +248,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         await self._take_in(consumer, partition, progress, records)
         return True
 
-    def _hold(self, partition: TopicPartition, progress: _Progress, error: Exception) -> None:
+    def _hold(self, partition: TopicPartition, progress: Progress, error: Exception) -> None:
         """A partition that cannot be read: the good records before the bad place are read one by one, then it is tried
         again now and then. Nothing is skipped: that is for an operator to decide.
         """
@@ -344,7 +267,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         progress.careful_records = _CAREFUL_RECORDS
 
     async def _take_in(
-        self, consumer: Any, partition: TopicPartition, progress: _Progress, records: Sequence[ConsumerRecord]
+        self, consumer: Any, partition: TopicPartition, progress: Progress, records: Sequence[ConsumerRecord]
     ) -> None:
         await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
@@ -380,12 +303,12 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         )
         newest_ms = min(now_ms, records[-1].timestamp)
         progress.expected = records[-1].offset + 1
-        progress.in_flight.append(_InFlight(progress.expected, newest_ms, stored, traced))
+        progress.in_flight.append(InFlight(progress.expected, newest_ms, stored, traced))
         progress.error = ""
         progress.careful_records = max(0, progress.careful_records - len(records))
 
     async def _check_continuity(
-        self, consumer: Any, partition: TopicPartition, progress: _Progress, offset: int
+        self, consumer: Any, partition: TopicPartition, progress: Progress, offset: int
     ) -> None:
         """Before the record at `offset` is taken in: are there records missing before it?"""
         async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
@@ -410,7 +333,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             self._report_loss(partition, progress, progress.expected, min(beginning, offset))
 
     def _report_loss(
-        self, partition: TopicPartition, progress: _Progress, from_offset: int, to_offset: int
+        self, partition: TopicPartition, progress: Progress, from_offset: int, to_offset: int
     ) -> None:
         from_offset = max(from_offset, progress.lost_before)
         if to_offset <= from_offset:
@@ -464,7 +387,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 if progress.uncommitted == at:
                     progress.uncommitted = None
 
-    def _trace_commit(self, committed: Sequence[_Progress], began_ns: int) -> None:
+    def _trace_commit(self, committed: Sequence[Progress], began_ns: int) -> None:
         """The commit as a part of each batch whose offsets it holds."""
         ended_ns = time_ns()
         batches = {id(batch): batch for progress in committed for batch in progress.batches}
@@ -488,7 +411,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """After a rebalance: all partitions that are ours now."""
-        self._assigned = {partition: _Progress() for partition in assigned}
+        self._assigned = {partition: Progress() for partition in assigned}
         self._progressed = monotonic()
         self._forget_lag()
         log.info("partitions_assigned", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in assigned))
@@ -538,7 +461,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     if progress is None:
                         self._metrics.lag_unknown(partition.topic, partition.partition)
                         committed = await consumer.committed(partition)
-                        others.append(_state_of_other(partition, committed, ends[partition]))
+                        others.append(PartitionState.of_other(partition, committed, ends[partition]))
                         continue
                     began_at = time()
                     position = await consumer.position(partition)
@@ -555,7 +478,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     if not progress.lag:
                         progress.stored_through = began_at
                     self._metrics.lag(
-                        partition.topic, partition.partition, progress.lag, _lag_seconds(progress, time())
+                        partition.topic, partition.partition, progress.lag, progress.lag_seconds(time())
                     )
         except (KafkaError, TimeoutError, KeyError) as error:
             for partition in partitions:
@@ -569,28 +492,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
 def _any_of(topics: Iterable[str]) -> str:
     return f"^(?:{'|'.join(map(re.escape, topics))})$"
-
-
-def _lag_seconds(progress: _Progress, now: float) -> float | None:
-    """How long the oldest record that is not stored yet has waited, at most; None: not known."""
-    if progress.lag is None:
-        return None
-    if not progress.lag:
-        return 0.0
-    return None if progress.stored_through is None else max(0.0, now - progress.stored_through)
-
-
-def _state_of_other(partition: TopicPartition, committed: int | None, end: int) -> PartitionState:
-    return PartitionState(
-        topic=partition.topic,
-        partition=partition.partition,
-        assigned=False,
-        committed_offset=committed,
-        end_offset=end,
-        lag_events=None if committed is None else max(0, end - committed),
-        lag_seconds=None,
-        error="",
-    )
 
 
 async def _ended(consumer: AIOKafkaConsumer) -> None:

@@ -17,6 +17,8 @@ class Repeats(logging.Filter):
     """Lets what a library says in one place of its code through once in half a minute, with the number of those left out.
 
     Kafka's client has a hundred lines a second to say about a broker that is away. Our own lines all go through.
+    Of what a library warns of the error is kept, and not the way through its code: asyncpg has 40 lines to say about a
+    refused connection.
     """
 
     def __init__(self) -> None:
@@ -38,14 +40,19 @@ class Repeats(logging.Filter):
         if len(self._said) > _MOST_REMEMBERED:
             del self._said[next(iter(self._said))]
         record.left_out = left_out
+        if record.exc_info and record.levelno < logging.ERROR:
+            error = record.exc_info[1]
+            record.error = f"{type(error).__name__}: {error}"[:300]
+            record.exc_info = None
         return True
 
 
-def _count_of_left_out(
+def _what_is_known(
     _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    if left_out := getattr(event["_record"], "left_out", 0):
-        event["left_out"] = left_out
+    for name in ("left_out", "error"):
+        if known := getattr(event["_record"], name, None):
+            event[name] = known
     return event
 
 
@@ -75,7 +82,7 @@ def configure(settings: Log) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _count_of_left_out],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _what_is_known],
         )
     )
     handler.addFilter(Repeats())

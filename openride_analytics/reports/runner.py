@@ -9,8 +9,6 @@ can that mean once more, with the same Message-ID.
 import asyncio
 import contextlib
 import random
-import shutil
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import replace
@@ -37,6 +35,7 @@ from openride_analytics.reports.notice import compose_notice
 from openride_analytics.reports.runs import Delivery, LostRun, Run
 from openride_analytics.reports.schedules import refusal
 from openride_analytics.reports.sending import DeliveryFailed, Webhook
+from openride_analytics.temporary import TemporaryFolder
 from openride_analytics.warehouse import QueryTooLong, Warehouse, WarehouseError
 
 log = structlog.get_logger(__name__)
@@ -212,9 +211,8 @@ class Runner:
         if run.attempts > _MAKE_ATTEMPTS:
             await self._not_made(run, "The service ended each time it was being made.", for_good=True)
             return
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="openride-report-"))
         try:
-            async with asyncio.timeout(_MAKE_SECONDS):
+            async with TemporaryFolder("report") as folder, asyncio.timeout(_MAKE_SECONDS):
                 with self._metrics.report_make_seconds.time():
                     report = await content.make(self._warehouse, self._order(run), folder)
                 if report.empty and run.definition.when_empty == "skip":
@@ -248,8 +246,6 @@ class Runner:
         except Exception as error:  # noqa: BLE001  # one report's fault must not be the others'
             said.error("report_not_made", exc_info=error)
             await self._not_made(run, "The service made a mistake; it has been logged.")
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _not_made(self, run: Run, error: str, *, for_good: bool = False) -> None:
         for_good = for_good or run.attempts >= _MAKE_ATTEMPTS
@@ -262,8 +258,7 @@ class Runner:
     async def _deliver(self, run: Run) -> None:
         """Tries each recipient whose time has come, a few at once."""
         due = await runs.due_deliveries(self._pool, run)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="openride-report-"))
-        try:
+        async with TemporaryFolder("report") as folder:
             report = None
             if any(delivery.kind != "notice" for delivery in due):
                 try:
@@ -279,8 +274,6 @@ class Runner:
 
             await _all(one(delivery) for delivery in due)
             state = await runs.settle(self._pool, run)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         if state != run.state:
             self._metrics.report_runs.labels(state).inc()
             say = log.info if state == "delivered" else log.error

@@ -21,8 +21,9 @@ from openride_analytics.warehouse.changes import inserts_ended
 from openride_analytics.warehouse.facts import derive_missing
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.component import test_erasure, test_rebuild
+from tests.component.test_clashes import expected_keys
 from tests.component.test_erasure import INSERT_SLOWLY, RUNNING, USER
-from tests.component.test_pipeline import bookings, expected_keys
+from tests.component.test_pipeline import bookings
 from tests.samples import Sample, full
 from tests.servers.clickhouse_cluster import CLUSTER, PAIR, TABLES, ClickHouseCluster
 from tests.stores import create_tables, store

@@ -16,18 +16,17 @@ from openride_analytics.ingest.clashes import settle_all_clashes
 from openride_analytics.rebuild import rebuild
 from openride_analytics.warehouse import Warehouse, WarehouseUnavailable, changes
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
-from tests.component.test_erasure import ID_KEYS, USER, Breaking, of_user, until
-from tests.component.test_pipeline import (
+from tests.component.test_clashes import (
     DRIVERS,
     RIVALS,
     STORED,
-    Running,
     arranged,
     clashing_streams,
     expected_keys,
-    running,
     store_batches,
 )
+from tests.component.test_erasure import ID_KEYS, USER, Breaking, of_user, until
+from tests.component.test_pipeline import Running, running
 from tests.properties import SLOW, holds
 from tests.samples import Sample, full
 from tests.stores import empty

@@ -26,7 +26,7 @@ from openride_analytics.warehouse import StatementRefused
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from openride_analytics.warehouse.observed import ObservedWarehouse
 from tests.component.test_http import App, lines, problem, running
-from tests.component.test_kafka_reading import Topic, reading
+from tests.readings import Topic, reading
 from tests.reporting import body
 from tests.samples import minimal
 from tests.servers.collector import Collector, attributes_of, children_of, collecting, hanging

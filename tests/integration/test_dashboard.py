@@ -205,6 +205,23 @@ def test_on_a_phone_amounts_are_whole(browser: Browser, service: ServiceProcess)
         )
 
 
+def test_no_table_is_cut_and_no_map_lies_on_one_however_wide_the_window_is(dashboard: Screen) -> None:
+    for tab in ("overview", "growth", "places", "supply"):
+        dashboard.open(f"?tab={tab}&{whole_days()}")
+        for width in (1440, 1300, 1200, 1081, 820, 721, 390):
+            dashboard.page.set_viewport_size({"width": width, "height": 900})
+            cut = dashboard.find(".scroll:visible").evaluate_all(
+                "all => all.filter(item => item.scrollWidth > item.clientWidth).map(item => item.ariaLabel)"
+            )
+            assert cut == [], (tab, width)
+    dashboard.page.set_viewport_size({"width": 1300, "height": 900})
+    dashboard.open(f"?{whole_days()}")
+    dashboard.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    places = dashboard.panel("Map: bookings").bounding_box(), dashboard.panel("Top routes").bounding_box()
+    above, below = (box or pytest.fail("a panel is not there") for box in places)
+    assert above["y"] + above["height"] < below["y"]
+
+
 def test_amounts_of_two_currencies_stand_beside_each_other(
     dashboard: Screen, service: ServiceProcess
 ) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 import pytest
 
 from openride_analytics.migrations import load
@@ -58,6 +61,7 @@ def test_a_service_that_loses_a_store_is_not_ready_until_it_is_back(
         service.wait_until_ready()
         service.get_json("/v1/metrics/bookings")
         assert service.terminate() == 0
+        assert "Traceback" not in service.logged()
 
 
 def test_a_service_is_told_to_stop_while_its_stores_are_away() -> None:
@@ -70,6 +74,27 @@ def test_a_service_is_told_to_stop_while_its_stores_are_away() -> None:
     with ServiceProcess(config) as service:
         service.wait_until(lambda: service.log_lines("not_ready_yet"), "try to reach its servers")
         assert service.get("/health/ready").status_code == 503
+        assert service.terminate() == 0
+
+
+def test_what_a_killed_service_was_making_is_gone_when_it_has_started_again(
+    clickhouse_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    def made() -> list[Path]:
+        return list(tmp_path.glob("openride-analytics-*"))
+
+    config, environment = addresses(clickhouse_url, postgres_url), {"TMPDIR": str(tmp_path)}
+    with ServiceProcess(config, environment) as service, ThreadPoolExecutor() as threads:
+        service.wait_until_ready()
+        asked = threads.submit(service.get, "/v1/exports/excel", dataset="users")
+        service.wait_until(made, "begin a workbook")
+        service.kill()
+        assert isinstance(asked.exception(), httpx.TransportError)
+        assert made()
+        service.start()
+        service.wait_until_ready()
+        assert not made()
+        assert [line["folders"] for line in service.log_lines("temporary_folders_removed")] == [1]
         assert service.terminate() == 0
 
 

@@ -16,6 +16,7 @@ ALLOWED = {
     "period": set[str](),
     "config": set[str](),
     "ops": {"config"},
+    "temporary": set[str](),
     "cache": set[str](),
     "answers": {"cache", "config"},
     "access": {"cache", "config", "postgres"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "catalogue": {"analytics", "metrics"},
     "exports": {"analytics", "catalogue", "config", "metrics", "period", "warehouse"},
     "ingest": {"contract", "events", "period", "config", "dialects", "ops", "warehouse"},
-    "reports": {"catalogue", "config", "exports", "metrics", "ops", "period", "warehouse"},
+    "reports": {"catalogue", "config", "exports", "metrics", "ops", "period", "temporary", "warehouse"},
     "erasure": {"cache", "ingest", "warehouse"},
     "rebuild": {"cache", "ingest", "warehouse"},
 }

@@ -69,6 +69,19 @@ def test_the_number_of_those_left_out_stands_in_the_next_line(
     assert [line.get("left_out") for line in written(out)] == [None, 299]
 
 
+def test_of_what_a_library_warns_the_error_is_told_and_of_its_errors_the_way_there_too(
+    out: io.StringIO,
+) -> None:
+    library = logging.getLogger("asyncpg.pool")
+    refused = ConnectionRefusedError("nobody there")
+    library.warning("Failed, retrying", exc_info=refused)
+    library.error("Failed", exc_info=refused)
+    warning, error = written(out)
+    assert warning["error"] == "ConnectionRefusedError: nobody there"
+    assert "exception" not in warning
+    assert "nobody there" in error["exception"]
+
+
 def test_our_own_lines_are_all_written(out: io.StringIO) -> None:
     for offset in range(300):
         structlog.get_logger("openride_analytics.ingest").error("records_lost", offset=offset)

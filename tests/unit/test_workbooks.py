@@ -4,6 +4,7 @@ from pathlib import Path
 
 import openpyxl
 import polars as pl
+import pytest
 
 from openride_analytics.exports import excel
 from openride_analytics.exports.datasets import Column
@@ -57,3 +58,11 @@ def test_a_text_that_does_not_fit_into_a_cell_says_that_it_is_cut(tmp_path: Path
     book = openpyxl.load_workbook(written(tmp_path, [f"{'🚌' * 20_000},1\r\n"], most_rows=5))
     text = book["Things"]["A2"].value
     assert text == "🚌" * 16_000 + " … [cut at 16,000 characters]"
+
+
+def test_what_is_written_on_the_way_lies_beside_the_workbook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere it would stay where a writer was killed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert openpyxl.load_workbook(written(tmp_path, ["a,1\r\n"], most_rows=5))["Things"]["A2"].value == "a"
