@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import httpx
 import zstandard
@@ -169,8 +169,9 @@ def _batches(name: str, progress: Progress) -> Iterator[tuple[int, list[bytes]]]
 def _opened(name: str, progress: Progress) -> Iterator[IO[bytes]]:
     """A file's content, unpacked, with a bar that follows its packed bytes."""
     if name == "-":
-        progress.add_task("standard input", total=None)
-        yield sys.stdin.buffer
+        task = progress.add_task("standard input", total=None)
+        stdin = cast("io.BufferedReader", sys.stdin.buffer)
+        yield io.BufferedReader(_Watched(stdin, progress, task), 262_144)
         return
     path = Path(name)
     task = progress.add_task(path.name, total=path.stat().st_size)
@@ -218,16 +219,16 @@ class _Unpacked(io.RawIOBase):
 
 
 class _Watched(io.RawIOBase):
-    """A file that tells the progress bar what was read of it."""
+    """A file that tells the progress bar what was read of it; of a pipe what is there, without waiting for more."""
 
-    def __init__(self, file: IO[bytes], progress: Progress, task: TaskID) -> None:
+    def __init__(self, file: io.BufferedReader, progress: Progress, task: TaskID) -> None:
         self._file, self._progress, self._task = file, progress, task
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        chunk = self._file.read(len(buffer))
+        chunk = self._file.read1(len(buffer))
         buffer[: len(chunk)] = chunk
         self._progress.advance(self._task, len(chunk))
         return len(chunk)

@@ -27,6 +27,10 @@ END_OF_TIME_MS: Final = 7_258_118_400_000
 """The year 2200 in Unix milliseconds: later than any event."""
 
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}\Z", re.ASCII)
+# RFC 3339, also without seconds; Python takes other forms of ISO 8601 too (a week's day, a date without hyphens).
+_INSTANT: Final = re.compile(
+    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:\d{2})\Z", re.ASCII
+)
 # An unescaped "+" in a query string arrives as a space.
 _SPACE_FOR_PLUS: Final = re.compile(r" (\d{2}:\d{2})\Z", re.ASCII)
 
@@ -265,11 +269,12 @@ def _bound(
             raise BadPeriod(field, f"The year must be from {_FIRST_YEAR} to {_LAST_YEAR}.")
         day += timedelta(days=1 if is_end else 0)
         return datetime.combine(day, time(), timezone).astimezone(UTC), True
+    text = _SPACE_FOR_PLUS.sub(r"+\1", text)
     try:
-        at = datetime.fromisoformat(_SPACE_FOR_PLUS.sub(r"+\1", text))
+        at = datetime.fromisoformat(text.upper()) if _INSTANT.match(text) else None
     except ValueError:
         at = None
-    if at is None or at.tzinfo is None:
+    if at is None:
         raise BadPeriod(
             field, "Give a day (2026-03-01) or an instant with an offset (2026-03-01T07:05:00+01:00)."
         )

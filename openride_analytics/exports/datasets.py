@@ -247,7 +247,7 @@ SELECT
     driver_id,
     earned_currency AS currency,
     count() AS trips,
-    ifNull(sum(distance), 0) AS distance_km,
+    round(ifNull(sum(distance), 0), 6) AS distance_km,
     if(earned_currency = '', NULL, sum(earned)) AS earnings,
     min(first_completed_at) AS first_trip_at,
     max(first_completed_at) AS last_trip_at
@@ -466,7 +466,7 @@ DATASETS: Final[dict[str, Dataset]] = {
             ("driver_id", "id", "The driver."),
             ("currency", "text", "Currency of the earnings."),
             ("trips", "whole", "Distinct trips completed that paid in it."),
-            ("distance_km", "number", "Their summed distance, in kilometres."),
+            ("distance_km", "number", "Their summed distance, in kilometres, to the millimetre."),
             ("earnings", "amount", "Their summed `driver_earnings`."),
             ("first_trip_at", "time", "First of these completions."),
             ("last_trip_at", "time", "Last of these completions."),

@@ -136,7 +136,10 @@ def _litestar(service: Service, held: HeldBytes) -> Litestar:
                 *("Authorization", "Content-Type", "Content-Encoding", "If-None-Match"),
                 *("X-Request-ID", "traceparent"),
             ],
-            expose_headers=["ETag", "Age", "X-Cache", "Retry-After", "Content-Disposition", "X-Request-ID"],
+            expose_headers=[
+                *("ETag", "Age", "X-Cache", "Retry-After", "Content-Disposition", "X-Total-Rows"),
+                *("X-Request-ID", "WWW-Authenticate"),
+            ],
         )
         if origins
         else None,

@@ -10,6 +10,8 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta, Struct
 
 from openride_analytics.http.access import needs
+from openride_analytics.http.answers import PROBLEMS
+from openride_analytics.http.parameters import Query
 from openride_analytics.ops.metrics import Rate
 from openride_analytics.period import instant_text
 from openride_analytics.service import Service
@@ -127,11 +129,15 @@ class IngestStatus(Struct, kw_only=True):
     description="Of the instance that answers: its counts since its start, and the partitions of the whole group. "
     "The same figures are at `/metrics`.",
     tags=["Ingest"],
-    responses={200: ResponseSpec(IngestStatus, description="The state now.", generate_examples=False)},
+    responses={
+        200: ResponseSpec(IngestStatus, description="The state now.", generate_examples=False),
+        400: PROBLEMS[400],
+    },
 )
 async def ingest_status(request: Request[Any, Any, State]) -> Response[bytes]:
     """Answers whatever the servers do: it is asked when something is wrong."""
     service: Service = request.app.state.service
+    Query(request.query_params.multi_items(), ())
     return Response(
         msgspec.json.encode(_status(service)),
         media_type="application/json",

@@ -211,9 +211,11 @@ def _realtime(request: Request[Any, Any, State], query: Query) -> tuple[str, Cal
     responses={
         200: ResponseSpec(
             catalogue.MetricDefinitions, description="The catalogue of metrics.", generate_examples=False
-        )
+        ),
+        400: PROBLEMS[400],
     },
 )
-async def metric_definitions() -> Response[bytes]:
+async def metric_definitions(request: Request[Any, Any, State]) -> Response[bytes]:
     """The same for as long as the service runs."""
+    Query(request.query_params.multi_items(), ())
     return Response(msgspec.json.encode(catalogue.definitions()), media_type="application/json")

@@ -131,7 +131,12 @@ PARAMETERS: Final = {
             "6b1d0a3e-94a1-4b0e-9f0e-0c9f3f1c2d4e",
             format=OpenAPIFormat.UUID,
         ),
-        QueryParameter("sort", "What `top` is ordered by. Default: `earnings`.", "earnings", SORTS),
+        QueryParameter(
+            "sort",
+            "What `top` is ordered by. Default: `earnings`, those in the `currency` asked for, or in the configured one.",
+            "earnings",
+            SORTS,
+        ),
         QueryParameter(
             "limit", "Length of `top` or `popular`. Default: 10.", 10, whole_number_up_to=MAX_LIMIT
         ),

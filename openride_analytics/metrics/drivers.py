@@ -193,7 +193,11 @@ class TopDriver(Struct, kw_only=True):
     ]
     distance_km: Annotated[
         float,
-        Meta(description="Summed distance of these trips.", examples=[88.1], extra=measure("kilometres")),
+        Meta(
+            description="Summed distance of these trips, to the millimetre.",
+            examples=[88.1],
+            extra=measure("kilometres"),
+        ),
     ]
     earnings: Annotated[
         Money,
@@ -277,13 +281,14 @@ WHERE earnings.paid_trips > 0
 GROUP BY currency
 """
 
+# Distances to the millimetre: the same trips in another order would add up to another last digit, and equal drivers differ.
 _TOP: Final = """
 -- drivers.top
 WITH {trips}
 SELECT
     toString(driver_id) AS driver,
     sum(earnings.trips) AS trips,
-    sum(earnings.distance_km) AS distance_km,
+    round(sum(earnings.distance_km), 6) AS distance_km,
     sumIf(total, currency = {sort_currency:String}) AS earned,
     CAST(sumMapIf(map(currency, total), paid_trips > 0), 'Map(String, String)') AS earnings_by_currency
 FROM earnings

@@ -280,17 +280,10 @@ async def data_through(warehouse: Warehouse) -> str | None:
     newest event that counts. Almost always one hour will do: further back only where the newest rows lost to others
     under the same id.
     """
-    newest = await asyncio.gather(_newest(warehouse, "events"), _newest(warehouse, "driver_locations"))
-    known = [ms for ms in newest if ms is not None]
-    return instant_text(from_milliseconds(max(known))) if known else None
-
-
-async def _newest(warehouse: Warehouse, table: str) -> int | None:
     for hours in _LOOK_BACK_HOURS:
-        rows = await warehouse.query(_NEWEST.replace("{table}", table), {"hours": hours})
-        newest: int | None = rows[0]["newest_ms"]
-        if newest is not None:
-            return newest
+        (row,) = await warehouse.query(_NEWEST, {"hours": hours})
+        if row["newest_ms"] is not None:
+            return instant_text(from_milliseconds(row["newest_ms"]))
     return None
 
 
@@ -298,9 +291,23 @@ _LOOK_BACK_HOURS: Final = (1, 24 * 32, 24 * 366 * 50)
 
 _NEWEST: Final = """
 -- freshness
-SELECT toUnixTimestamp64Milli(maxOrNull(event_timestamp)) AS newest_ms
-FROM {table} FINAL
-WHERE event_timestamp >= (SELECT max(event_timestamp) FROM {table}) - toIntervalHour({hours:UInt32})
+WITH
+    (SELECT max(event_timestamp) FROM events) AS newest_event,
+    (SELECT max(event_timestamp) FROM driver_locations) AS newest_location,
+    greatest(newest_event, newest_location) - toIntervalHour({hours:UInt32}) AS since
+SELECT toUnixTimestamp64Milli(max(newest)) AS newest_ms
+FROM
+(
+    SELECT maxOrNull(event_timestamp) AS newest
+    FROM events FINAL
+    WHERE event_timestamp >= since
+
+    UNION ALL
+
+    SELECT maxOrNull(event_timestamp) AS newest
+    FROM driver_locations FINAL
+    WHERE event_timestamp >= since
+)
 """
 
 

@@ -121,8 +121,7 @@ WITH
     ),
     paid AS
     (
-        SELECT argMin(assumeNotNull(amount), {first}) AS price,
- argMin(currency, {first}) AS price_currency
+        SELECT argMin(assumeNotNull(amount), {first}) AS price, argMin(currency, {first}) AS price_currency
         FROM in_window
         WHERE event_type = 'payment.success' AND amount IS NOT NULL
         GROUP BY payment_id

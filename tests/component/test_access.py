@@ -473,6 +473,8 @@ async def test_configured_origins_may_ask_and_read_and_others_may_not(
     answer = await app.client.get("/v1/metrics/users", headers={"Origin": origin})
     assert answer.status_code == 401
     assert (answer.headers.get("Access-Control-Allow-Origin") == origin) is allowed
+    readable = answer.headers.get("Access-Control-Expose-Headers", "").split(", ")
+    assert not allowed or {"ETag", "X-Cache", "X-Total-Rows", "WWW-Authenticate"} <= set(readable)
 
 
 async def test_without_access_pages_of_other_sites_are_kept_out() -> None:

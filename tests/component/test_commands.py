@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import io
 import json
 import os
 import subprocess
@@ -232,6 +233,17 @@ def test_ingest_reads_all_parts_of_a_packed_file(tmp_path: Path, kind: str) -> N
     with answering(202, ACCEPTED) as (url, sent):
         assert cli.main(["ingest", str(tmp_path / f"all.{kind}"), "--url", url]) == 0
     assert b"".join(sent) == b"".join(LINES)
+
+
+def test_ingest_reads_standard_input_and_its_bar_follows(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = b"".join(LINES)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(whole))))
+    with answering(202, ACCEPTED) as (url, sent):
+        assert cli.main(["ingest", "-", "--url", url]) == 0
+    assert b"".join(sent) == whole
+    assert f"{len(whole) / 1_000:.1f}/? kB" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", PACKED)

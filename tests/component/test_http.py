@@ -187,6 +187,11 @@ async def test_an_unknown_parameter_is_told_which_there_are(app: App) -> None:
     assert "start_date" in message
 
 
+@pytest.mark.parametrize("path", ["/v1/metrics/definitions", "/v1/ingest/status"])
+async def test_what_takes_no_parameters_refuses_them(app: App, path: str) -> None:
+    assert list(faults(await app.get(path, endpoint="users"))) == ["endpoint"]
+
+
 async def test_a_repeated_parameter_is_refused(app: App) -> None:
     assert "more than once" in faults(await app.get("/v1/metrics/users", city=["Ikeja", "Lekki"]))["city"]
 

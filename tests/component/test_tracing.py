@@ -322,7 +322,7 @@ async def test_spans_that_nobody_takes_are_dropped_and_counted_and_nobody_waits(
 async def test_a_collector_that_comes_back_gets_what_is_new_and_the_log_says_it_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("openride_analytics.ops.otlp._SEND_SECONDS", 0.5)
+    monkeypatch.setattr("openride_analytics.ops.otlp._SEND_SECONDS", 2.0)
     metrics, port = Metrics(), free_port()
     tracing = RecordedTracing(f"http://{HOST}:{port}/v1/traces", metrics.spans_dropped)
     with capture_logs() as entries:

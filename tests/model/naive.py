@@ -8,6 +8,7 @@ and this disagree, one of them does not do what the contract says.
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from math import fsum
 from typing import Any
 
 from .acting import acting_riders, acting_users, standing_routes
@@ -351,9 +352,8 @@ def drivers(events: list[Event], question: Question) -> Answer:
         sort_currency = question.currency or question.default_currency
         ranked = []
         for driver, trips in trips_by_driver(period(question)).items():
-            km = float(
-                sum(first_known_of_each((e for trip in trips for e in trip), "trip_id", "distance_km"))
-            )
+            distances = first_known_of_each((e for trip in trips for e in trip), "trip_id", "distance_km")
+            km = round(fsum(distances), 6)
             earnings = totals(earned(trips))
             rank: dict[str, Any] = {
                 "earnings": earnings.get(sort_currency, Decimal(0)),

@@ -405,7 +405,7 @@ class Teller:
                     "actual_departure": self.spelled(left),
                     "actual_arrival": self.spelled(left + timedelta(minutes=40)),
                     "duration_minutes": self.random.randrange(0, 240) / 2,
-                    "distance_km": self.random.randrange(0, 200) / 4,
+                    "distance_km": self.random.randrange(0, 20) / 10,
                     "driver_earnings": self.money(),
                     "platform_commission": self.money(),
                 }
