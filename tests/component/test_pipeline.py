@@ -265,6 +265,16 @@ class TestBatches:
             assert work.batches_stored == 1
         assert await events_stored(embedded_warehouse) == 5
 
+    async def test_storing_is_behind_while_batches_are_full(
+        self, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        seen = []
+        async with running(embedded_warehouse, max_batch_events=2) as work:
+            for count in (1, 2, 1):
+                await (await work.put(bookings(count)))
+                seen.append(work.pipeline.is_behind)
+        assert seen == [False, True, False]
+
     async def test_closing_stores_what_is_left_at_once(self, embedded_warehouse: EmbeddedWarehouse) -> None:
         async with running(embedded_warehouse, max_delay_seconds=60) as work:
             stored = await work.put(bookings(3), [LETTER])
