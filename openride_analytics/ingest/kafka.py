@@ -317,7 +317,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             if progress.expected is None or progress.expected == offset:
                 return
             if offset < progress.expected:
-                # Cut, or deleted and made again: offsets of its former life must not be committed any more.
                 log.warning(
                     "partition_began_anew",
                     topic=partition.topic,
@@ -325,8 +324,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     expected_offset=progress.expected,
                     offset=offset,
                 )
-                progress.in_flight.clear()
-                progress.uncommitted = None
+                progress.begins_anew()
                 return
             # Transactions and compaction leave gaps too: only what lies before the log's start is lost.
             beginning = (await consumer.beginning_offsets([partition]))[partition]

@@ -57,6 +57,12 @@ class Progress:
         if self.expected is None:
             self.expected = self.stored = self.committed = committed
 
+    def begins_anew(self) -> None:
+        """The log was cut, or the topic was deleted and made again: what its former life's offsets said counts no more."""
+        self.in_flight.clear()
+        self.stored = self.uncommitted = None
+        self.lost_before = 0
+
     def collect_stored(self) -> None:
         """Moves what is stored out of `in_flight`, in order."""
         while self.in_flight and self.in_flight[0].stored.done():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openride_analytics import events as events_module
 from openride_analytics.events import MAX_RECORD_BYTES, Acceptance, Event, decode, decode_all
 from openride_analytics.ingest.records import SLICE_RECORDS, decode_records
 from tests.samples import FULL, full, minimal
@@ -30,6 +31,22 @@ async def test_a_record_that_the_decoder_stumbles_over_is_refused_and_the_others
     assert [event.line for event in events] == [decode(GOOD, ACCEPTANCE).line] * 2
     assert [(index, bad.reason) for index, bad in refused] == [(1, "invalid_json"), (2, "invalid_json")]
     assert "OverflowError" in refused[0][1].detail
+
+
+async def test_also_where_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = events_module._content_id
+
+    def stumbling(line: bytes) -> bytes:
+        if b"poison" in line:
+            raise OverflowError("too large for our own code")
+        return shape(line)
+
+    monkeypatch.setattr(events_module, "_content_id", stumbling)
+    without_id = {name: value for name, value in full("route.cancelled").items() if name != "event_id"}
+    poison = msgspec.json.encode(without_id | {"cancellation_reason": "poison"})
+    events, refused = await decode_records([GOOD, poison, GOOD], ACCEPTANCE)
+    assert events == [decode(GOOD, ACCEPTANCE)] * 2
+    assert [(index, bad.reason) for index, bad in refused] == [(1, "invalid_json")]
 
 
 async def test_others_get_their_turn_between_slices() -> None:
