@@ -259,7 +259,7 @@ def _money(value: Any, field: str) -> str:
     return str(exact)
 
 
-_SHAPE: Final = bytes(120 if byte in b"0123456789abcdef" else 45 if byte == 45 else 32 for byte in range(256))
+_SHAPE: Final = bytes.maketrans(b"0123456789abcdefx", b"xxxxxxxxxxxxxxxx?")
 _CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 _NO_ID: Final = "Expected a UUID: hexadecimal digits 8-4-4-4-12."
 _is_id: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
