@@ -3,7 +3,7 @@
 import asyncio
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -126,8 +126,9 @@ async def post_events(request: Request[Any, Any, State]) -> Response[bytes]:
     if media_type not in _MEDIA_TYPES:
         raise BadRequest("Content-Type must be application/x-ndjson or application/json.", status=415)
     limit = service.config.ingest.max_request_bytes
-    body = _Claimed(held, await request.body())
+    body = _Claimed(held)
     try:
+        await body.receive(request.stream())
         await body.unpack(request.headers.get("content-encoding", "identity").strip().lower(), limit)
         records = body.records(limit, is_ndjson=media_type in _NDJSON)
         async with asyncio.timeout(_STORED_WITHIN_SECONDS):
@@ -164,10 +165,10 @@ async def _store(service: Service, records: Iterator[tuple[int, bytes]]) -> Rece
 class _Claimed:
     """A body and what has become of it, with its share of the bytes that may be held at once."""
 
-    def __init__(self, held: HeldBytes, body: bytes) -> None:
+    def __init__(self, held: HeldBytes) -> None:
         self._held = held
         self._claimed = 0
-        self._body = body
+        self._body = bytearray()
 
     def release(self) -> None:
         """Gives the share back."""
@@ -176,6 +177,11 @@ class _Claimed:
     def _claim(self, count: int) -> None:
         self._held.claim(count)
         self._claimed += count
+
+    async def receive(self, parts: AsyncIterator[bytes]) -> None:
+        """To its end: of a body that breaks off nothing is stored."""
+        async for part in parts:
+            self._body += part
 
     async def unpack(self, encoding: str, limit: int) -> None:
         """Takes away the content encoding, bit by bit; a bomb stops at the limit."""
@@ -187,7 +193,7 @@ class _Claimed:
         unpacker = zlib.decompressobj(wbits=31)
         members = 1  # gzip files may be written one behind the other
         for start in range(0, len(self._body), _PIECE_BYTES):
-            rest = self._body[start : start + _PIECE_BYTES]
+            rest = bytes(self._body[start : start + _PIECE_BYTES])
             while rest:
                 if unpacker.eof:
                     unpacker = zlib.decompressobj(wbits=31)
@@ -205,7 +211,7 @@ class _Claimed:
             await asyncio.sleep(0)
         if not unpacker.eof:
             raise BadRequest("The gzip body is cut off.")
-        self._body = bytes(unpacked)
+        self._body = unpacked
 
     @staticmethod
     def _unpacked(unpacker: "zlib._Decompress", rest: bytes) -> bytes:
@@ -215,8 +221,10 @@ class _Claimed:
             raise BadRequest("The body is not gzip, although Content-Encoding says so.") from None
 
     def records(self, limit: int, *, is_ndjson: bool) -> Iterator[tuple[int, bytes]]:
-        """The records with their line (or place in the array), from 1. Empty lines are none."""
-        body = self._body.removeprefix(_BOM)
+        """The records with their line (or place in the array), from 1. Empty lines are none. What is taken out is let go."""
+        body, self._body = self._body, bytearray()
+        if body.startswith(_BOM):
+            del body[: len(_BOM)]
         most = max(limit // _SHORTEST_EVENT_BYTES, 1)
         too_many = BadRequest(f"The body has more than {most} records or empty lines.", status=413)
         if is_ndjson or not _OPENS_ARRAY(body):
@@ -228,7 +236,7 @@ class _Claimed:
             raise too_many
         self._claim(commas * _ITEM_BYTES)
         try:
-            items = msgspec.json.decode(body, type=list[msgspec.Raw])
+            items = msgspec.json.decode(bytes(body), type=list[msgspec.Raw])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequest(f"The body begins like a JSON array, but is none: {error}.") from None
         if len(items) > most:
@@ -236,8 +244,16 @@ class _Claimed:
         return ((place, bytes(item)) for place, item in enumerate(items, 1))
 
 
-def _lines(body: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(BytesIO(body), 1):
-        record = line.rstrip(b"\r\n")
-        if record and not record.isspace():
-            yield number, record
+def _lines(body: bytearray) -> Iterator[tuple[int, bytes]]:
+    """Takes line after line out of the body: what is left of it shrinks while the events of many are held elsewhere."""
+    number = 0
+    while body:
+        end = body.find(b"\n", _STEP_BYTES) + 1 or len(body)
+        with memoryview(body) as view:
+            part = bytes(view[:end])
+        del body[:end]
+        for line in BytesIO(part):
+            number += 1
+            record = line.rstrip(b"\r\n")
+            if record and not record.isspace():
+                yield number, record
