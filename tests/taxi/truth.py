@@ -363,7 +363,7 @@ def drivers(
         {
             "driver_id": row["driver_id"],
             "trips": row["trips"],
-            "distance_km": float(row["miles"] * Decimal("1.609344")),
+            "distance_km": round(float(row["miles"] * Decimal("1.609344")), 6),
             "earnings": {CURRENCY: _money(row["earnings"])} if amounts_shown else {},
         }
         for row in completed.head(limit).iter_rows(named=True)
