@@ -90,7 +90,7 @@ def run(config: Config, alongside: Callable[[Service], Awaitable[None]] | None =
 def _give_large_buffers_back() -> None:
     """Has the memory of large bodies go back to the system when it is freed.
 
-    glibc begins to keep buffers of up to 32 MB once it has seen some: several uploads at once then grew the process by 150 MB more.
+    glibc keeps buffers of up to 32 MB once it has seen some: several uploads at once then grew the process by 150 MB more.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BUFFER_BYTES)
