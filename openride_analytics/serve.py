@@ -79,7 +79,7 @@ def run(config: Config, alongside: Callable[[Service], Awaitable[None]] | None =
 
     `alongside` runs beside the service, from when it is ready, and ends with it.
     """
-    # What is imported stays, so that looking for cycles among the rest is cheap: each fetch of Kafka's client is one, of megabytes.
+    # What is imported stays: looking for cycles is cheap then, and each fetch of Kafka's client is one, of megabytes.
     gc.freeze()
     _give_large_buffers_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
