@@ -161,6 +161,9 @@ class TestNothingIsLeft:
         }
         expected = await without_user(warehouse)
         keys_before = await warehouse.query(ID_KEYS)
+        # What has lost goes with its tombstone at some merge: so that the rows can be counted, at this one.
+        for table in ("events", "driver_locations"):
+            await warehouse.execute(f"OPTIMIZE TABLE {table} FINAL")
 
         removed = await erased(warehouse)
         assert await traces_of(warehouse, USER) == {}
@@ -174,16 +177,16 @@ class TestNothingIsLeft:
         assert removed.pop("active_days") > 0
         assert removed.pop("doubtful_hours") > 0
         assert removed == {
-            "event_ids": own + 1 + 4,
-            "events": own + 2,
+            "event_ids": own + 1 + 3,  # not of the event that had lost and is gone: its id names nobody
+            "events": own + 1,
             "mentions in others' events": 2,
-            "driver_locations": 1 + 2 + 1,  # and the tombstone of the one that had lost
+            "driver_locations": 1 + 1 + 1,  # the last one is the tombstone of the one that had lost
             "dead_letters": 2,
         }
         gone = {event["event_id"] for event in of_user(USER)}
         keys = await warehouse.query(ID_KEYS)
         assert not gone & {row["id"] for row in keys}
-        assert len(keys) == len(keys_before) - len(gone) - 4
+        assert len(keys) == len(keys_before) - len(gone) - 3
 
     async def test_a_second_time_changes_nothing_and_keeps_the_record(self, warehouse: Warehouse) -> None:
         await store_all(warehouse)
