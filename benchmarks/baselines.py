@@ -2,9 +2,9 @@
 
 `first_design` is the stack that the service was first designed with, written fairly: confluent-kafka one message at a
 time, Pydantic models (a union by the event's type, read straight from the bytes), clickhouse-connect with inserts of
-1,000 rows over HTTP, and a commit after the insert. It looks at types, not at ranges, and knows no dead letters, no
-derived ids, no clashes. `kafka_engine` is the practical limit: ClickHouse's own Kafka engine with materialized views,
-which checks nothing.
+1,000 rows over HTTP, and a commit after the insert. It checks what the contract says of each field, as the service does,
+and knows no dead letters, no derived ids, no clashes, and nothing that is derived from events. `kafka_engine` is the
+practical limit: ClickHouse's own Kafka engine with materialized views, which checks nothing.
 """
 
 import asyncio
@@ -12,10 +12,11 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from multiprocessing.connection import Connection
-from typing import Annotated, Any, Final, Literal, Union
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
@@ -109,25 +110,47 @@ def _consume(
 
 
 def _models() -> Any:
-    """A validator of the bytes of any event: the contract's fields with Pydantic's types."""
-    from pydantic import Field, TypeAdapter, create_model
+    """A validator of the bytes of any event: the contract's fields with its bounds, as Pydantic writes them."""
+    from pydantic import AfterValidator, Field, TypeAdapter, create_model
 
+    def translated(kind: Any) -> Any:
+        if get_origin(kind) is Annotated:
+            base, meta = get_args(kind)
+            pattern = meta.pattern and meta.pattern.replace(r"\Z", r"\z")
+            return Annotated[base, Field(ge=meta.ge, le=meta.le, lt=meta.lt, pattern=pattern)]
+        if isinstance(kind, UnionType):
+            return Union[tuple(map(translated, get_args(kind)))]  # noqa: UP007  # a union made at run time
+        return kind
+
+    amount = Annotated[Decimal, Field(ge=0, lt=10**14, decimal_places=4)]
+    planned = Annotated[
+        datetime, Field(ge=datetime(2015, 1, 1, tzinfo=UTC), lt=datetime(2100, 1, 1, tzinfo=UTC))
+    ]
     models = []
     for event_type, struct in TYPES.items():
         fields: dict[str, Any] = {"event_type": (Literal[event_type], ...)}
         for field in msgspec.structs.fields(struct):
-            kind: Any = UUID if field.name in struct.id_names else field.type
-            if field.name == "event_timestamp" or field.name in struct.times:
-                kind = datetime
+            kind: Any = UUID if field.name in struct.id_names else translated(field.type)
+            default = struct.defaults.get(field.name, "NGN" if field.name == "currency" else None)
+            if field.name == "event_timestamp":
+                kind = Annotated[planned, AfterValidator(_not_ahead)]
+            elif field.name in struct.times:
+                kind = planned
             elif field.name in struct.money:
-                kind = Decimal
-            fields[field.name] = (kind, ...) if field.required else (kind | None, None)
+                kind = amount
+            fields[field.name] = (kind, ...) if field.required else (kind | None, default)
         models.append(create_model(struct.__name__, **fields))
     any_event: Any = Annotated[
         Union[tuple(models)],  # noqa: UP007  # a union made at run time
         Field(discriminator="event_type"),
     ]
     return TypeAdapter(any_event).validate_json
+
+
+def _not_ahead(at: datetime) -> datetime:
+    if at > datetime.now(UTC) + timedelta(days=1):
+        raise ValueError("The time is more than 24 hours ahead of now.")
+    return at
 
 
 def _empty(column_type: str) -> Any:

@@ -4,17 +4,20 @@ One record is one event: a flat JSON object. `decode` turns its bytes into an `E
 line that is stored, with every value in one canonical form (times as integer milliseconds,
 money as plain decimal text, ids in lower case) and without a single field the contract does
 not name, which is how personal data never gets past this module. What cannot be accepted
-raises `BadEvent` with a machine-readable reason. This module does no input or output.
+raises `BadEvent` with a machine-readable reason. `decode_all` does the same for many records at once and
+keeps the result by columns, as `Events`. This module does no input or output.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter as Tally
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from hashlib import blake2b
-from itertools import chain
-from typing import Any, Final, Literal
+from itertools import chain, groupby
+from typing import Any, Final, Literal, Self
 
 import msgspec
 from msgspec import Struct
@@ -59,6 +62,71 @@ class Event(Struct, frozen=True, gc=False):
     at_ms: int
     event_type: str
     thing: str | None = None
+
+
+class Run(Struct, frozen=True, gc=False):
+    """Accepted events one after the other that are stored alike: all of them locations or none, all with ids of their
+    producers or none. `lines`: theirs, with a newline between two.
+    """
+
+    is_location: bool
+    ids_given: bool
+    count: int
+    lines: bytes
+
+
+@dataclass(slots=True)
+class Events:
+    """Accepted events in their order. By columns, as an object for each would cost as much as its parsing.
+
+    `given_ids` are those of producers, `things` the bookings, payments and trips that the events are about (with
+    repeats), `earliest_ms` is the first one's time (0: there are none).
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    given_ids: list[str] = field(default_factory=list)
+    things: list[str] = field(default_factory=list)
+    by_type: Tally[str] = field(default_factory=Tally)
+    earliest_ms: int = 0
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> Self:
+        """The same events by columns."""
+        return cls(
+            runs=[
+                Run(*kind, len(lines), b"\n".join(lines))
+                for kind, some in groupby(
+                    events, lambda event: (event.is_location, event.event_id is not None)
+                )
+                if (lines := [event.line for event in some])
+            ],
+            given_ids=[event.event_id for event in events if event.event_id is not None],
+            things=[event.thing for event in events if event.thing is not None],
+            by_type=Tally([event.event_type for event in events]),
+            earliest_ms=min([event.at_ms for event in events], default=0),
+        )
+
+    def __len__(self) -> int:
+        return sum([run.count for run in self.runs])
+
+    @property
+    def size(self) -> int:
+        """The bytes of their lines."""
+        return sum([len(run.lines) for run in self.runs])
+
+    def lines(self) -> Iterator[bytes]:
+        """The line of each."""
+        for run in self.runs:
+            yield from run.lines.split(b"\n")
+
+    def extend(self, later: "Events") -> None:
+        """Puts others behind these."""
+        if later.runs:
+            self.earliest_ms = min(self.earliest_ms, later.earliest_ms) if self.runs else later.earliest_ms
+        self.runs += later.runs
+        self.given_ids += later.given_ids
+        self.things += later.things
+        self.by_type.update(later.by_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +214,14 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _parse) -> Even
         raise refusal(error) from None
     if not _are_canonical(sent.ids(sent)):
         _normalise_ids(sent)
-    _normalise(sent, acceptance)
+    _normalise(type(sent), [sent], acceptance)
     return _event(sent, _encoder.encode(sent))
 
 
-def decode_all(records: Sequence[bytes], acceptance: Acceptance) -> list[Event] | None:
-    """What `decode` makes of each of some records, in half of its time; None if one of them needs to be looked at alone.
+def decode_all(records: Sequence[bytes], acceptance: Acceptance) -> Events | None:
+    """What `decode` makes of each of some records, in a third of its time; None if one of them needs to be looked at alone.
 
-    This is the hot path: about 1.6 µs for a location and 3.4 for a booking, of a hundred at once.
+    This is the hot path: about 1.1 µs for a location and 2.5 for a booking, of a hundred at once.
     """
     if max(map(len, records), default=0) > MAX_RECORD_BYTES:
         return None
@@ -162,13 +230,32 @@ def decode_all(records: Sequence[bytes], acceptance: Acceptance) -> list[Event] 
         if not together.isascii():
             together.decode()
         sent = [_parse(record) for record in records]
-        if not _are_canonical(chain.from_iterable([event.ids(event) for event in sent])):
-            return None
+        by_kind = defaultdict[type[Envelope], list[Any]](list)
         for event in sent:
-            _normalise(event, acceptance)
-        return list(map(_event, sent, _encoder.encode_lines(sent).split(b"\n")))
+            by_kind[type(event)].append(event)
+        for kind, some in by_kind.items():
+            if not _are_canonical(chain.from_iterable(map(kind.ids, some))):
+                return None
+        earliest_ms = min([_normalise(kind, some, acceptance) for kind, some in by_kind.items()], default=0)
+        return _events(sent, by_kind, earliest_ms)
     except Exception:  # noqa: BLE001  # a mistake of ours too shows itself where the record is looked at alone
         return None
+
+
+def _events(sent: Sequence[Any], by_kind: Mapping[type[Envelope], Sequence[Any]], earliest_ms: int) -> Events:
+    """Of what is in canonical form: an object for each only where they are not all alike."""
+    lines = _encoder.encode_lines(sent)[:-1]
+    ids = [event.event_id for event in sent if event.event_id is not None]
+    is_location, *others = {kind.is_location for kind in by_kind} or {False}
+    if others or not sent or len(ids) < len(sent):
+        return Events.of(list(map(_event, sent, lines.split(b"\n"))))
+    return Events(
+        runs=[Run(is_location, ids_given=True, count=len(sent), lines=lines)],
+        given_ids=ids,
+        things=[] if is_location else [getattr(event, event.thing) for event in sent if event.thing],
+        by_type=Tally({kind.type_name: len(some) for kind, some in by_kind.items()}),
+        earliest_ms=earliest_ms,
+    )
 
 
 def _event(sent: Envelope, line: bytes) -> Event:
@@ -178,35 +265,45 @@ def _event(sent: Envelope, line: bytes) -> Event:
     return Event(line, sent.is_location, sent.event_id, sent.event_timestamp, sent.type_name, thing)  # type: ignore[arg-type]  # milliseconds by now
 
 
-def _normalise(event: Any, acceptance: Acceptance) -> None:
-    """Brings times, money and defaults of what was sent into canonical form, and looks whether its time is acceptable."""
-    at_ms = event.event_timestamp
-    if (
-        type(at_ms) is not int or not _SECONDS_BELOW <= at_ms < _MILLISECONDS_BELOW
-    ):  # as most producers send it
-        at_ms = event.event_timestamp = _milliseconds(at_ms, "event_timestamp")
-    if not _OLDEST_MS <= at_ms <= acceptance.newest_ms:
+def _normalise(kind: type[Envelope], some: Sequence[Any], acceptance: Acceptance) -> int:
+    """Brings times, money and defaults of events of one kind into canonical form, looks whether their times are acceptable,
+    and returns the earliest. Of several events it does not matter which one is at fault.
+    """
+    earliest_ms = _normalise_event_times(some, acceptance)
+    for name in kind.times:
+        for event in some:
+            if (at := getattr(event, name)) is not None:
+                setattr(event, name, _planned_milliseconds(at, name))
+    for name in kind.money:
+        for event in some:
+            if (amount := getattr(event, name)) is not None or name not in kind.may_lack:
+                setattr(event, name, _money(amount, name))
+    defaults = kind.defaults | {"currency": acceptance.currency} if kind.has_currency else kind.defaults
+    for name, value in defaults.items():
+        for event in some:
+            if getattr(event, name) is None:
+                setattr(event, name, value)
+    return earliest_ms
+
+
+def _normalise_event_times(some: Sequence[Any], acceptance: Acceptance) -> int:
+    """Brings them into canonical form and returns the earliest."""
+    times: list[Any] = [event.event_timestamp for event in some]
+    # Else they are as most producers send them.
+    if set(map(type, times)) != {int} or min(times) < _SECONDS_BELOW or max(times) >= _MILLISECONDS_BELOW:
+        times = [_milliseconds(at, "event_timestamp") for at in times]
+        for event, at_ms in zip(some, times, strict=True):
+            event.event_timestamp = at_ms
+    earliest_ms: int = min(times)
+    if earliest_ms < _OLDEST_MS or max(times) > acceptance.newest_ms:
         raise BadEvent(
             "timestamp_out_of_range",
             "The time is before 2015-01-01 or more than 24 hours ahead of now.",
             "event_timestamp",
         )
-    if at_ms < acceptance.expired_before_ms:
+    if earliest_ms < acceptance.expired_before_ms:
         raise BadEvent("expired", "The event is older than the configured retention.", "event_timestamp")
-    if event.is_location:  # four fifths of the stream are, and have nothing else to bring into form
-        return
-    for name in event.times:
-        if (at := getattr(event, name)) is not None:
-            setattr(event, name, _planned_milliseconds(at, name))
-    for name in event.money:
-        amount = getattr(event, name)
-        if amount is not None or name not in event.may_lack:
-            setattr(event, name, _money(amount, name))
-    if event.has_currency and event.currency is None:
-        event.currency = acceptance.currency
-    for name, value in event.defaults.items():
-        if getattr(event, name) is None:
-            setattr(event, name, value)
+    return earliest_ms
 
 
 def _milliseconds(value: Time, field: str) -> int:
@@ -260,17 +357,16 @@ def _money(value: Any, field: str) -> str:
 
 
 _SHAPE: Final = bytes.maketrans(b"0123456789abcdefx", b"xxxxxxxxxxxxxxxx?")
-_CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+_CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx\n"
 _NO_ID: Final = "Expected a UUID: hexadecimal digits 8-4-4-4-12."
 _is_id: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def _are_canonical(ids: Iterable[str | None]) -> bool:
-    """Whether those that are given, of 36 characters each, are UUIDs in lower case: some calls, however many they are."""
-    text = "".join([i for i in ids if i is not None])
-    if not text.isascii():
-        return False
-    return text.encode().translate(_SHAPE) == _CANONICAL * (len(text) // 36)
+    """Whether those that are given are UUIDs in lower case: a few calls, however many they are."""
+    given = [i for i in ids if i is not None]
+    text = "\n".join([*given, ""])
+    return text.isascii() and text.encode().translate(_SHAPE) == _CANONICAL * len(given)
 
 
 def _normalise_ids(event: Envelope) -> None:
@@ -305,8 +401,6 @@ def refusal(error: Exception) -> BadEvent:
     if path is None:
         return BadEvent("invalid_json", message + ".")
     field, detail = path[1], message[: path.start()] + "."
-    if message.startswith("Expected `str` of length"):  # only ids have one
-        detail = _NO_ID
     if field == "event_type" and message.startswith("Invalid value"):
         return BadEvent("unknown_event_type", detail, field)
     return BadEvent("invalid_field", detail, field)

@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 _REQUESTS_SECONDS: Final = 5
 # From a connection's beginning, or a request's first byte, to the end of its headers.
 _HEADERS_SECONDS: Final = 10.0
+_OBJECTS_BETWEEN_COLLECTIONS: Final = 10_000
 _M_MMAP_THRESHOLD: Final = -3  # malloc.h
 _LARGE_BUFFER_BYTES: Final = 4 * 1_048_576
 
@@ -79,8 +80,9 @@ def run(config: Config, alongside: Callable[[Service], Awaitable[None]] | None =
 
     `alongside` runs beside the service, from when it is ready, and ends with it.
     """
-    # What is imported stays: looking for cycles is cheap then, and each fetch of Kafka's client is one, of megabytes.
+    # What is imported stays, and events make no cycles: to look for some after every 700 objects took a twentieth of the CPU.
     gc.freeze()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     _give_large_buffers_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, alongside))

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from openride_analytics.config import Config, Retention
 from openride_analytics.dialects import Dialects
-from openride_analytics.events import Acceptance, Event, decode
+from openride_analytics.events import Acceptance, Event, Events, decode
 from openride_analytics.ingest.pipeline import store_events
 from openride_analytics.migrations import load
 from openride_analytics.warehouse import Warehouse, retention
@@ -75,7 +75,7 @@ async def store(
     accepted = decoded(events, currency=currency, from_java=from_java)
     size = -(-len(accepted) // batches) or 1
     for start in range(0, len(accepted), size):
-        await store_events(warehouse, [(accepted[start : start + size], 0)])
+        await store_events(warehouse, [(Events.of(accepted[start : start + size]), 0)])
 
 
 def disordered(events: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import random
 from collections import Counter as Tally
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from openride_analytics.contract import TYPES
-from openride_analytics.events import BadEvent, Event
+from openride_analytics.events import BadEvent, Events, claimed_type
 from openride_analytics.ingest.clashes import settle_clashes
 from openride_analytics.ingest.dead_letters import OVER_HTTP, DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
@@ -29,7 +29,6 @@ from openride_analytics.ops.tracing import OFF, Span, Tracing
 from openride_analytics.warehouse import (
     ContentRefused,
     StatementRefused,
-    Value,
     Warehouse,
     WarehouseError,
 )
@@ -94,30 +93,23 @@ class Traced:
 class Submission:
     """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
 
-    Of its events: `earliest_ms` is the first one's time; with the dead letters `size` bytes of them wait to be stored.
-
-    `refused`: those of its events that the store cannot hold, once it is stored. They become dead letters, unless they
-    come from such (`are_letters`).
+    `refused`: the lines of those of its events that the store cannot hold, once it is stored. They become dead letters,
+    unless they come from such (`are_letters`).
     """
 
-    events: Sequence[Event]
+    events: Events
     dead_letters: Sequence[DeadLetter]
     arrived_ms: int
     origin: Origin | None = None
     are_letters: bool = False
-    refused: Sequence[Event] = ()
+    refused: Collection[bytes] = ()
     traced: Traced | None = None
-    by_type: Tally[str] = field(init=False)
-    earliest_ms: int = field(init=False)
-    size: int = field(init=False)
     stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def __post_init__(self) -> None:
-        # Of a few hundred events here rather than of the whole batch later: then others would have to wait.
-        self.by_type = Tally([event.event_type for event in self.events])
-        self.earliest_ms = min([event.at_ms for event in self.events], default=0)
-        self.size = sum([len(event.line) for event in self.events])
-        self.size += sum([len(letter.record) for letter in self.dead_letters])
+    @property
+    def size(self) -> int:
+        """The bytes of it that wait to be stored."""
+        return self.events.size + sum([len(letter.record) for letter in self.dead_letters])
 
     @property
     def topic(self) -> str:
@@ -128,20 +120,20 @@ class Submission:
 
     def refuse(self, lines: Collection[bytes]) -> list[DeadLetter]:
         """Takes note of its events among those that the store cannot hold, and returns the letters that they become."""
-        places = [index for index, event in enumerate(self.events) if event.line in lines]
-        self.refused = [self.events[index] for index in places]
+        places = [(index, line) for index, line in enumerate(self.events.lines()) if line in lines]
+        self.refused = [line for _, line in places]
         if self.are_letters:
             return []
         return [
             DeadLetter.of(
-                self.events[index].line,
+                line,
                 UNSTORABLE,
                 rejected_ms=self.arrived_ms,
                 topic=self.origin.topic if self.origin else "",
                 partition=self.origin.partition if self.origin else -1,
                 offset=self.origin.offsets[index] if self.origin else -1,
             )
-            for index in places
+            for index, line in places
         ]
 
 
@@ -201,13 +193,14 @@ class Pipeline:
         return self._waiting_events < self._max_batch_events and self._waiting_bytes < MAX_BATCH_BYTES
 
     async def put(
-        self, events: Sequence[Event], dead_letters: Sequence[DeadLetter], arrived_ms: int
+        self, events: Events, dead_letters: Sequence[DeadLetter], arrived_ms: int
     ) -> "asyncio.Future[None]":
         """Hands over events as soon as there is room. The future is done when all of them are stored."""
         return await self._put(Submission(events, dead_letters, arrived_ms))
 
-    async def put_again(self, events: Sequence[Event], arrived_ms: int) -> Sequence[Event]:
-        """Events out of dead letters: waits until they are stored, and returns those that the store cannot hold.
+    async def put_again(self, events: Events, arrived_ms: int) -> Collection[bytes]:
+        """Events out of dead letters: waits until they are stored, and returns the lines of those that the store cannot
+        hold.
 
         No new letters are made of these. May be cancelled; the events are stored all the same, or not at all.
         """
@@ -217,7 +210,7 @@ class Pipeline:
 
     async def put_at_once(
         self,
-        events: Sequence[Event],
+        events: Events,
         dead_letters: Sequence[DeadLetter],
         arrived_ms: int,
         origin: Origin | None = None,
@@ -239,7 +232,7 @@ class Pipeline:
         self._waiting_events += len(submission.events) + len(submission.dead_letters)
         self._waiting_bytes += submission.size
         self._metrics.consumed(
-            submission.topic, submission.by_type + Tally(map(_type_of, submission.dead_letters))
+            submission.topic, submission.events.by_type + Tally(map(_type_of, submission.dead_letters))
         )
         if len(self._waiting) == 1 or not self.has_room:  # else nobody waits for it
             self._changed.notify_all()
@@ -348,7 +341,7 @@ class Pipeline:
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         by_type = Tally[str]()
         for submission in batch:
-            by_type += submission.by_type - Tally(event.event_type for event in submission.refused)
+            by_type += submission.events.by_type - Tally(map(claimed_type, submission.refused))
         self._metrics.stored(
             by_type=by_type,
             seconds=monotonic() - started,
@@ -364,7 +357,7 @@ class Pipeline:
             await asyncio.sleep(0)
         # Where ids clash, a later event may be gone as well: the earliest time covers it.
         if events:
-            await self._on_stored(min(s.earliest_ms for s in batch if s.events))
+            await self._on_stored(min(s.events.earliest_ms for s in batch if s.events))
 
     async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
         """Stores a batch and returns its dead letters, those included of what the store cannot hold."""
@@ -372,9 +365,8 @@ class Pipeline:
         refused = await store_events(self._warehouse, arrivals, self._tracing)
         letters = [letter for submission in batch for letter in submission.dead_letters]
         if refused:
-            lines = {event.line for event in refused}
             for submission in batch:
-                letters += submission.refuse(lines)
+                letters += submission.refuse(refused)
         return await store_dead_letters(self._warehouse, letters)
 
 
@@ -383,50 +375,38 @@ def _type_of(letter: DeadLetter) -> str:
     return letter.event_type if letter.event_type in TYPES else UNKNOWN
 
 
-Arrival = tuple[Sequence[Event], int]
+Arrival = tuple[Events, int]
 """Events that arrived together, at least one, and when the first of them did (Unix milliseconds)."""
 
 
 async def store_events(
     warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing = OFF
-) -> list[Event]:
+) -> Collection[bytes]:
     """Stores events, settles ids that came with different contents, and derives their facts.
 
-    Events that the engine cannot take are found by halving the batch; they are returned, and the rest is stored.
+    Events that the engine cannot take are found by halving the batch; their lines are returned, and the rest is stored.
     Raises `WarehouseError` where nothing can be said about the content.
     """
     if not arrivals:
-        return []
+        return ()
     with tracing.span("ingest.insert"):
-        refused = await _Insertion(warehouse).insert(arrivals)
-    given, things = await _ids(arrivals)
+        refused = await _Insertion(warehouse).insert(await _rows(arrivals))
+    given = list(chain.from_iterable([events.given_ids for events, _ in arrivals]))
     with tracing.span("ingest.settle"):
         for start in range(0, len(given), _SETTLED_AT_ONCE):
             await settle_clashes(warehouse, given[start : start + _SETTLED_AT_ONCE])
     with tracing.span("ingest.derive"):
-        await derive(warehouse, things)
+        await derive(warehouse, list(chain.from_iterable([events.things for events, _ in arrivals])))
     return refused
 
 
-def _slices(arrivals: Sequence[Arrival]) -> Iterator[Arrival]:
-    """The same events, so few at a time that others get their turn between two of them."""
-    for events, arrived_ms in arrivals:
-        for start in range(0, len(events), _SLICE_EVENTS):
-            yield events[start : start + _SLICE_EVENTS], arrived_ms
+class _Row(NamedTuple):
+    """One of `incoming`: lines of one kind with a newline between two."""
 
-
-async def _ids(arrivals: Sequence[Arrival]) -> tuple[list[str], list[str]]:
-    """The ids that producers gave, and those of the things that the events are about."""
-    given: list[str] = []
-    things: set[str] = set()
-    for events, _ in _slices(arrivals):
-        given += [event.event_id for event in events if event.event_id is not None]
-        things.update([event.thing for event in events if event.thing is not None])
-        await asyncio.sleep(0)
-    return given, list(things)
-
-
-_Kind = tuple[bool, bool]  # is it a location, and was its id given
+    kind: str
+    ids_given: int
+    arrived_ms: int
+    lines: bytes
 
 
 class _Insertion:
@@ -440,62 +420,60 @@ class _Insertion:
         self._warehouse = warehouse
         self._stored_some = False
         self._refusals = 0
-        self._refused: list[Event] = []
+        self._refused: set[bytes] = set()
         self._doubt: StatementRefused | None = None
 
-    async def insert(self, arrivals: Sequence[Arrival]) -> list[Event]:
-        """Stores what can be stored and returns the rest."""
-        await self._insert(arrivals)
+    async def insert(self, rows: Sequence[_Row]) -> Collection[bytes]:
+        """Stores what can be stored and returns the other lines."""
+        await self._insert(rows)
         if self._doubt is not None and not self._stored_some:
             raise self._doubt
         return self._refused
 
-    async def _insert(self, arrivals: Sequence[Arrival]) -> None:
+    async def _insert(self, rows: Sequence[_Row]) -> None:
         try:
-            await self._warehouse.insert(
-                "incoming", ("kind", "ids_given", "arrived_ms", "lines"), await _chunks(arrivals)
-            )
+            await self._warehouse.insert("incoming", _Row._fields, rows)
         except StatementRefused as refusal:
             self._refusals += 1
             if not isinstance(refusal, ContentRefused):
                 self._doubt = refusal
                 if self._refusals > REFUSALS_TRIED and not self._stored_some:
                     raise
-            events, arrived_ms = arrivals[0]
-            if len(arrivals) == len(events) == 1:
-                self._refused.append(events[0])
-                return
         else:
             self._stored_some = True
             return
-        if len(arrivals) == 1:
-            middle = len(events) // 2
-            arrivals = (events[:middle], arrived_ms), (events[middle:], arrived_ms)
-        middle = len(arrivals) // 2
-        await self._insert(arrivals[:middle])
-        await self._insert(arrivals[middle:])
+        if len(rows) == 1:
+            lines = rows[0].lines.split(b"\n")
+            if len(lines) == 1:
+                self._refused.add(lines[0])
+                return
+            middle = len(lines) // 2
+            rows = [rows[0]._replace(lines=b"\n".join(half)) for half in (lines[:middle], lines[middle:])]
+        middle = len(rows) // 2
+        await self._insert(rows[:middle])
+        await self._insert(rows[middle:])
 
 
-async def _chunks(arrivals: Sequence[Arrival]) -> list[tuple[Value, ...]]:
-    """Rows of `incoming`: events of one kind together, many in one string. In slices, so that others get their turn."""
-    rows: list[tuple[Value, ...]] = []
-    gathered: dict[_Kind, tuple[int, list[bytes]]] = {}
+async def _rows(arrivals: Sequence[Arrival]) -> list[_Row]:
+    """The rows for some events: those of one kind together, many in one. In slices, so that others get their turn."""
+    rows: list[_Row] = []
+    gathered: dict[tuple[bool, bool], tuple[int, int, list[bytes]]] = {}
 
-    def add_row(kind: _Kind) -> None:
-        is_location, ids_given = kind
-        arrived_ms, lines = gathered.pop(kind)
-        rows.append(("location" if is_location else "event", int(ids_given), arrived_ms, b"\n".join(lines)))
+    def add_row(is_location: bool, ids_given: bool) -> None:  # noqa: FBT001  # a key of `gathered`
+        _, arrived_ms, lines = gathered.pop((is_location, ids_given))
+        rows.append(
+            _Row("location" if is_location else "event", int(ids_given), arrived_ms, b"\n".join(lines))
+        )
 
-    for events, arrived_ms in _slices(arrivals):
-        kinds = defaultdict[_Kind, list[bytes]](list)
-        for event in events:
-            kinds[event.is_location, event.event_id is not None].append(event.line)
-        for kind, lines in kinds.items():
-            earliest_ms, before = gathered.get(kind, (arrived_ms, []))
-            gathered[kind] = min(earliest_ms, arrived_ms), before + lines
-            if len(before) + len(lines) >= CHUNK_EVENTS:
-                add_row(kind)
+    for events, arrived_ms in arrivals:
+        for run in events.runs:
+            kind = run.is_location, run.ids_given
+            count, earliest_ms, lines = gathered.setdefault(kind, (0, arrived_ms, []))
+            lines.append(run.lines)
+            gathered[kind] = count + run.count, min(earliest_ms, arrived_ms), lines
+            if count + run.count >= CHUNK_EVENTS:
+                add_row(*kind)
         await asyncio.sleep(0)
     for kind in list(gathered):
-        add_row(kind)
+        add_row(*kind)
     return rows

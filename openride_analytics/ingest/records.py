@@ -8,7 +8,7 @@ from time import perf_counter
 import structlog
 
 from openride_analytics.config import Config
-from openride_analytics.events import Acceptance, BadEvent, Decode, Event, decode_all
+from openride_analytics.events import Acceptance, BadEvent, Decode, Event, Events, decode_all
 from openride_analytics.events import decode as contract_decode
 
 log = structlog.get_logger(__name__)
@@ -32,11 +32,7 @@ def event_or_refusal(record: bytes, acceptance: Acceptance, decode: Decode) -> E
         return refusal
     except Exception as error:
         log.exception("record_not_understood")
-        return _not_understood(error)
-
-
-def _not_understood(error: Exception) -> BadEvent:
-    return BadEvent("invalid_json", f"The record cannot be read ({type(error).__name__}).")
+        return BadEvent("invalid_json", f"The record cannot be read ({type(error).__name__}).")
 
 
 async def decode_records(
@@ -45,12 +41,12 @@ async def decode_records(
     decode: Decode = contract_decode,
     *,
     took: Callable[[float], None] = lambda _: None,
-) -> tuple[list[Event], list[tuple[int, BadEvent]]]:
+) -> tuple[Events, list[tuple[int, BadEvent]]]:
     """The events among the records, in order, and the refusals by the record's index.
 
     `took` is told the seconds of decoding, without the turns of others.
     """
-    events: list[Event] = []
+    events = Events()
     refused: list[tuple[int, BadEvent]] = []
     seconds = 0.0
     for start in range(0, len(records), SLICE_RECORDS):
@@ -59,17 +55,16 @@ async def decode_records(
         part = records[start : start + SLICE_RECORDS]
         # Dialects have no such way, and where it ends each record says what it has to say.
         decoded = decode_all(part, acceptance) if decode is contract_decode else None
-        if decoded is not None:
-            events += decoded
-        else:
+        if decoded is None:
+            accepted: list[Event] = []
             for index, record in enumerate(part, start):
-                try:  # which costs nothing where nothing is raised, unlike the call of `event_or_refusal`
-                    events.append(decode(record, acceptance))
-                except BadEvent as refusal:
-                    refused.append((index, refusal))
-                except Exception as error:
-                    log.exception("record_not_understood")
-                    refused.append((index, _not_understood(error)))
+                outcome = event_or_refusal(record, acceptance, decode)
+                if isinstance(outcome, BadEvent):
+                    refused.append((index, outcome))
+                else:
+                    accepted.append(outcome)
+            decoded = Events.of(accepted)
+        events.extend(decoded)
         seconds += perf_counter() - began
     took(seconds)
     return events, refused

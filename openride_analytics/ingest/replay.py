@@ -17,7 +17,7 @@ import structlog
 from msgspec import Meta, Struct
 
 from openride_analytics.config import Config
-from openride_analytics.events import BadEvent, Decode, Event
+from openride_analytics.events import BadEvent, Decode, Event, Events
 from openride_analytics.ingest import dead_letters
 from openride_analytics.ingest.dead_letters import Kept, Outcome, Place, Selection
 from openride_analytics.ingest.pipeline import UNSTORABLE, Pipeline
@@ -149,11 +149,12 @@ class Replays:
         if events:
             try:
                 async with asyncio.timeout(_STORED_WITHIN_SECONDS):
-                    unstorable = await self._pipeline.put_again(list(events.values()), _now_ms())
+                    unstorable = await self._pipeline.put_again(Events.of(list(events.values())), _now_ms())
             except TimeoutError:
                 raise WarehouseUnavailable("replayed events were not stored in time") from None
-            lines = {event.line for event in unstorable}
-            refused |= {letter_id: UNSTORABLE for letter_id, event in events.items() if event.line in lines}
+            refused |= {
+                letter_id: UNSTORABLE for letter_id, event in events.items() if event.line in unstorable
+            }
         now_ms = _now_ms()
         outcomes = [
             Outcome(

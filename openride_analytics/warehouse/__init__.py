@@ -196,24 +196,28 @@ def parameter_text(value: Parameter) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return str(value)
-    if (texts := _plain_texts(value)) is not None:
-        return "['" + "','".join(texts) + "']"
+    if (joined := _joined(value, "','")) is not None:
+        return "['" + joined + "']"
     return "[" + ",".join(quoted(item) if isinstance(item, str) else str(item) for item in value) + "]"
 
 
 def parameter_literal(value: Parameter) -> str:
     """`parameter_text` as a string literal of ClickHouse's SQL."""
-    if not isinstance(value, str | int | float) and (texts := _plain_texts(value)) is not None:
-        return "'[\\'" + "\\',\\'".join(texts) + "\\']'"
+    if not isinstance(value, str | int | float) and (joined := _joined(value, "\\',\\'")) is not None:
+        return "'[\\'" + joined + "\\']'"
     return quoted(parameter_text(value))
 
 
-def _plain_texts(value: Sequence[int] | Sequence[str]) -> Sequence[str] | None:
-    """A list of texts in which nothing is to be escaped: to look once at all of them is five times as fast for many ids."""
+def _joined(value: Sequence[int] | Sequence[str], separator: str) -> str | None:
+    """A list of texts in which nothing is to be escaped: to look once at all of them is many times as fast for many ids."""
     if not value or not isinstance(value[0], str):
         return None
-    texts = cast("Sequence[str]", value)
-    return texts if _is_plain(together := "".join(texts)) and "'" not in together else None
+    joined = separator.join(cast("Sequence[str]", value))
+    of_separators = (len(value) - 1) * (len(separator) - 1)  # all but the comma
+    is_plain = joined.isascii() and (
+        len(joined.encode().translate(None, _ESCAPED + b"'")) == len(joined) - of_separators
+    )
+    return joined if is_plain else None
 
 
 def quoted(text: str) -> str:

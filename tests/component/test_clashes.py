@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openride_analytics.events import Events
 from openride_analytics.ingest.pipeline import store_events
 from openride_analytics.warehouse import Row, Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
@@ -35,7 +36,7 @@ FROM driver_locations FINAL
 
 async def store_batches(warehouse: Warehouse, batches: Batches) -> None:
     for batch in batches:
-        await store_events(warehouse, [(decoded(batch), 0)] if batch else [])
+        await store_events(warehouse, [(Events.of(decoded(batch)), 0)] if batch else [])
 
 
 def arranged(events: Sequence[Sample], chance: Random) -> Batches:

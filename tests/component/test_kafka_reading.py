@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,48 @@ class TestTwoBatchesAtOnce:
             away = False
             await work.until_committed({0: 5})
             assert await work.stored() == first | later
+
+
+class TestWhileTheStoreIsBehind:
+    async def test_the_consumer_stays_in_its_group_and_nothing_is_lost(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_module, "_UNPOLLED_SECONDS", 0.2)
+        monkeypatch.setattr(kafka_module, "_MAX_POLL_RECORDS", 10)
+        impatient = partial(
+            AIOKafkaConsumer, max_poll_interval_ms=1_000, session_timeout_ms=6_000, heartbeat_interval_ms=100
+        )
+        monkeypatch.setattr(kafka_module, "AIOKafkaConsumer", impatient)
+        sent = await topic.send(300)
+        held = asyncio.Event()
+        insert = embedded_warehouse.insert
+
+        async def hold(table: str, columns: Sequence[str], rows: Any) -> None:
+            await held.wait()
+            await insert(table, columns, rows)
+
+        monkeypatch.setattr(embedded_warehouse, "insert", hold)
+        async with reading(topic.settings, embedded_warehouse, max_batch_events=20) as work:
+
+            async def is_full() -> bool:
+                return not work.pipeline.has_room
+
+            await until(is_full, "fill up")
+            before = dict(work.source._assigned)
+            await asyncio.sleep(3)  # three times as long as the group waits for a poll
+            assert work.source._assigned == before
+            assert await _members(topic) == 1
+            held.set()
+            await work.until_stored(sent)
+            await work.until_committed({0: 300})
+            assert await work.stored() == sent
+
+
+async def _members(topic: Topic) -> int:
+    async with admin(topic.address) as client:
+        (answer,) = await client.describe_consumer_groups([topic.settings.group_id])
+    (group,) = answer.groups
+    return len(group[5])
 
 
 class TestConnections:

@@ -21,6 +21,7 @@ from openride_analytics import __version__, postgres
 from openride_analytics.access import keys
 from openride_analytics.cache import RedisCache
 from openride_analytics.config import Config
+from openride_analytics.events import Events
 from openride_analytics.metrics import bookings
 from openride_analytics.ops.metrics import Metrics, PoolUse
 from openride_analytics.service import Service
@@ -157,7 +158,7 @@ async def test_events_are_counted_by_type_and_reason_when_they_come_when_they_ar
 async def test_a_replayed_event_is_consumed_once_more(app: App) -> None:
     before = await Scraped.of(app)
     event = minimal("user.registered", event_id=str(uuid4()))
-    await app.service.pipeline.put_again(decoded([event]), 0)  # as a replay does
+    await app.service.pipeline.put_again(Events.of(decoded([event])), 0)  # as a replay does
     after = await Scraped.of(app)
     consumed, labels = "openride_events_consumed_total", {"event_type": "user.registered", "topic": "replay"}
     assert after(consumed, **labels) == before(consumed, **labels) + 1

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from openride_analytics.config import Retention
 from openride_analytics.contract import LOCATION_EVENT
-from openride_analytics.events import Acceptance, BadEvent, decode
+from openride_analytics.events import Acceptance, BadEvent, Events, decode
 from openride_analytics.ingest.dead_letters import DeadLetter, store_dead_letters
 from openride_analytics.ingest.pipeline import store_events
 from openride_analytics.warehouse import Warehouse
@@ -73,7 +73,7 @@ async def store_of_age(warehouse: Warehouse, days: int) -> None:
         for number, event_type in enumerate(TYPES)
     ]
     events = [decode(msgspec.json.encode(sample), acceptance) for sample in samples]
-    await store_events(warehouse, [(events, 0)])
+    await store_events(warehouse, [(Events.of(events), 0)])
     letter = DeadLetter.of(
         b"%d" % days,
         BadEvent("invalid_json", "It is a number."),

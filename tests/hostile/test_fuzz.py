@@ -19,6 +19,7 @@ from openride_analytics.events import (
     Acceptance,
     BadEvent,
     Event,
+    Events,
     claimed_type,
     decode,
     decode_all,
@@ -207,7 +208,7 @@ def checked(record: bytes) -> Event | None:
     except BadEvent:
         assert together is None
         return None
-    assert together in (None, [event, event])
+    assert together in (None, Events.of([event, event]))
     line = json.loads(event.line)
     assert b"\n" not in event.line
     assert len(event.line) <= len(record) + GROWN_BYTES
@@ -238,7 +239,8 @@ async def test_mutated_events_are_stored_as_decoded_or_refused(embedded_warehous
         hunt = Hunt()
         await asyncio.to_thread(hunt.go)
         await empty(embedded_warehouse)
-        assert await store_events(embedded_warehouse, [([*hunt.accepted.values()], 0)]) == []
+        accepted = Events.of([*hunt.accepted.values()])
+        assert not await store_events(embedded_warehouse, [(accepted, 0)])
         found = await rows(embedded_warehouse)
         assert found.keys() == hunt.accepted.keys()
         for event_id, event in hunt.accepted.items():

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 
-from openride_analytics.events import Acceptance, BadEvent, decode, decode_all
+from openride_analytics.events import Acceptance, BadEvent, Events, decode, decode_all
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.integration.running import ServiceProcess
 from tests.integration.streaming import EventTopics
@@ -59,7 +59,7 @@ def test_each_record_ends_as_the_table_says(cases: Any) -> None:
         try:
             event = decode(case.record or b"", acceptance)
             outcome = ("", "")
-            alike: list[Any] = [None, [event, event]]
+            alike: list[Events | None] = [None, Events.of([event, event])]
         except BadEvent as error:
             outcome = (error.reason, error.field)
             longest = max(longest, len(error.detail))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openride_analytics import events as events_module
-from openride_analytics.events import MAX_RECORD_BYTES, Acceptance, Event, decode, decode_all
+from openride_analytics.events import MAX_RECORD_BYTES, Acceptance, Event, Events, decode, decode_all
 from openride_analytics.ingest.records import SLICE_RECORDS, decode_records
 from tests.samples import FULL, full, minimal
 
@@ -28,7 +28,7 @@ def stumbles(record: bytes, acceptance: Acceptance) -> Event:
 
 async def test_a_record_that_the_decoder_stumbles_over_is_refused_and_the_others_go_on() -> None:
     events, refused = await decode_records([GOOD, b"poison", b"{", GOOD], ACCEPTANCE, stumbles)
-    assert [event.line for event in events] == [decode(GOOD, ACCEPTANCE).line] * 2
+    assert events == Events.of([decode(GOOD, ACCEPTANCE)] * 2)
     assert [(index, bad.reason) for index, bad in refused] == [(1, "invalid_json"), (2, "invalid_json")]
     assert "OverflowError" in refused[0][1].detail
 
@@ -45,7 +45,7 @@ async def test_also_where_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPat
     without_id = {name: value for name, value in full("route.cancelled").items() if name != "event_id"}
     poison = msgspec.json.encode(without_id | {"cancellation_reason": "poison"})
     events, refused = await decode_records([GOOD, poison, GOOD], ACCEPTANCE)
-    assert events == [decode(GOOD, ACCEPTANCE)] * 2
+    assert events == Events.of([decode(GOOD, ACCEPTANCE)] * 2)
     assert [(index, bad.reason) for index, bad in refused] == [(1, "invalid_json")]
 
 
@@ -76,7 +76,9 @@ class TestDecodingManyAtOnce:
             json.dumps(sample(event_type, ignored="Ìbàdàn"), ensure_ascii=plain).encode()
             for sample, event_type, plain in chosen
         ]
-        assert decode_all(records, ACCEPTANCE) == [decode(record, ACCEPTANCE) for record in records]
+        assert decode_all(records, ACCEPTANCE) == Events.of(
+            [decode(record, ACCEPTANCE) for record in records]
+        )
 
     @pytest.mark.parametrize(
         "record",
@@ -110,7 +112,7 @@ class TestDecodingManyAtOnce:
     async def test_a_bad_one_among_them_is_refused_alone(self, record: bytes) -> None:
         assert decode_all([GOOD, record, GOOD], ACCEPTANCE) is None
         events, refused = await decode_records([GOOD, record, GOOD], ACCEPTANCE)
-        assert events == [decode(GOOD, ACCEPTANCE)] * 2
+        assert events == Events.of([decode(GOOD, ACCEPTANCE)] * 2)
         assert [index for index, _ in refused] == [1]
 
     async def test_ids_in_upper_case_are_the_same_ids(self) -> None:
@@ -118,5 +120,5 @@ class TestDecodingManyAtOnce:
             full("booking.created", rider_id=full("booking.created")["rider_id"].upper())
         )
         events, refused = await decode_records([GOOD, upper], ACCEPTANCE)
-        assert events == [decode(GOOD, ACCEPTANCE)] * 2
+        assert events == Events.of([decode(GOOD, ACCEPTANCE)] * 2)
         assert refused == []
