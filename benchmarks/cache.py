@@ -9,6 +9,8 @@ now and then a device that was offline sends a few events that are up to three d
   eight panels, all of which are asked at once every ten seconds. Its viewer turns to another view after five minutes on
   average. Dashboards are spread over the instances.
 - **hit_rate**: hits and stale answers among all, from the second refresh on; both are also given by themselves.
+- **`alone_…`**: cached answers that one client asks for in turn, when the dashboards are gone: nothing waits for anything,
+  so what the handler takes is less.
 - **Times** as the dashboards see them. `times_faster` is the median answer of the same load with a cache that keeps
   nothing (a third as long) over that with it; `clickhouse_cpu_share` is how much of a core ClickHouse took.
 """
@@ -51,6 +53,7 @@ BATCH_EVENTS: Final = 10_000
 # The load without a cache is only there to be compared with.
 UNCACHED_SHARE: Final = 1 / 3
 LEAST_SECONDS: Final = 2 * REFRESH_SECONDS
+ALONE_ROUNDS: Final = 100
 # Lifetimes so short that nothing is used again.
 NOTHING_KEPT: Final = {
     "fresh_seconds": 0.0,
@@ -152,6 +155,7 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
             stored = await _load(services[0].url, platform, options.events)
             seconds = max(options.seconds, LEAST_SECONDS)
             cached = await _dashboards(options, services, platform, seconds, clickhouse.pid)
+            alone = await asyncio.to_thread(_alone, services[0].url)
         seconds = max(seconds * UNCACHED_SHARE, LEAST_SECONDS)
         async with _instances({**stores, "cache": NOTHING_KEPT}, options.instances) as services:
             uncached = await _dashboards(options, services, platform, seconds, clickhouse.pid)
@@ -165,6 +169,7 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
         "hit_rate": (sources["hit"] + sources["stale"]) / len(asked),
         **{f"{source}_share": sources[source] / len(asked) for source in ("hit", "stale", "miss")},
         **percentiles_ms("cached", times.get("hit", []) + times.get("stale", [])),
+        **percentiles_ms("alone", alone),
         **percentiles_ms("miss", times.get("miss", [])),
         **percentiles_ms("all", [one.seconds for one in asked]),
         **percentiles_ms("without_cache", without),
@@ -251,6 +256,14 @@ async def _dashboard(url: str, chance: Random, until: float, asked: list[Asked])
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         if time.monotonic() > turns:
             view, turns = View.drawn(chance), time.monotonic() + chance.expovariate(1 / DWELL_SECONDS)
+
+
+def _alone(url: str) -> list[float]:
+    """How long the cached answers to the commonest view took, in turn."""
+    view = View(PERIODS[0], FILTERS[0])
+    with Asker(url) as asker:
+        asked = [asker.get(*question) for _ in range(ALONE_ROUNDS) for question in view.questions()]
+    return [one.seconds for one in asked if one.source in {"hit", "stale"}]
 
 
 async def _stream(url: str, platform: Platform, chance: Random) -> None:

@@ -221,7 +221,7 @@ def decode(record: bytes, acceptance: Acceptance, parse: Parse = _parse) -> Even
 def decode_all(records: Sequence[bytes], acceptance: Acceptance) -> Events | None:
     """What `decode` makes of each of some records, in a third of its time; None if one of them needs to be looked at alone.
 
-    This is the hot path: about 1.1 µs for a location and 2.5 for a booking, of a hundred at once.
+    This is the hot path: about 1.4 µs for a location and 3.6 for a booking, of a hundred at once.
     """
     if max(map(len, records), default=0) > MAX_RECORD_BYTES:
         return None
@@ -450,11 +450,16 @@ _raw_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text: Final = msgspec.json.Decoder(str)
 
 
+def type_of_line(line: bytes) -> str:
+    """The type of an event by its line."""
+    return _text.decode(_raw_fields.decode(line)["event_type"])
+
+
 def claimed_type(record: bytes) -> str:
     """The `event_type` a refused record claims, for the operator's lists; empty if it can't be told."""
     if len(record) > MAX_RECORD_BYTES:
         return ""
     try:
-        return _text.decode(_raw_fields.decode(record)["event_type"])[:100]
+        return type_of_line(record)[:100]
     except (*_UNREADABLE, KeyError):
         return ""

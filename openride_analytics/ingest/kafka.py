@@ -3,8 +3,7 @@
 aiokafka may drop good records and still move its position when a fetch fails, so its position is never committed, only
 offsets of records that are stored; partitions are fetched one by one, so that one that cannot be read takes nothing
 from the others; and after any error of the whole the consumer is replaced by a new one, which begins at the committed
-offsets. So is one that makes no progress. While the store is behind, what is fetched is left where it is, but for a poll
-now and then, so that the consumer stays in its group.
+offsets. So is one that makes no progress. While the store is behind, what is fetched is left where it is.
 """
 
 import asyncio
@@ -21,7 +20,6 @@ import structlog
 from aiokafka import (
     AIOKafkaConsumer,
     ConsumerRebalanceListener,
-    ConsumerRecord,
     TopicPartition,
 )
 from aiokafka.consumer import fetcher
@@ -53,9 +51,10 @@ _FIRST_IDLE_SECONDS: Final = 0.005
 _IDLE_SECONDS: Final = 0.05
 _COMMIT_EVERY_SECONDS: Final = 0.1
 _WATCH_EVERY_SECONDS: Final = 5.0
-# While the store is behind. A consumer that is not polled leaves its group after five minutes; polling a paused partition
-# throws away what was fetched of it, megabytes at a time.
+# A consumer that is not polled leaves its group after five minutes and never comes back: one that waits for the store, or has
+# no partition yet. To poll one that nobody has throws nothing away; a paused one would lose what is fetched of it, megabytes.
 _UNPOLLED_SECONDS: Final = 30.0
+_NOBODYS: Final = TopicPartition("", 0)
 # aiokafka unpacks as many without a pause, in half a millisecond. Of twice as many the first are cold when they are parsed.
 _MAX_POLL_RECORDS: Final = 500
 _CALL_TIMEOUT_SECONDS: Final = 10.0
@@ -96,7 +95,7 @@ class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has 
         return record
 
 
-# There is no other way to tell aiokafka; where it no longer looks here, all goes on as before, but slower.
+# There is no other way to tell aiokafka, which is held below 0.15 for it.
 fetcher.PartitionRecords = _Records
 
 
@@ -135,7 +134,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._assigned: dict[TopicPartition, Progress] = {}
         self._others: list[PartitionState] = []
         self._progressed = 0.0
-        self._polled = 0.0
         self._stopping = asyncio.Event()
         self._committing = asyncio.Lock()
         self.connected = False
@@ -227,12 +225,16 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
     async def _poll(self, consumer: Any) -> None:
         """Takes records in until `stop`."""
         pause = _FIRST_IDLE_SECONDS
+        stays_until = monotonic() + _UNPOLLED_SECONDS
         while not self._stopping.is_set():
             # During a rebalance aiokafka's getmany waits for its end, however long that takes.
             async with asyncio.timeout(_STUCK_AFTER_SECONDS):
                 taken = False
                 for partition, progress in list(self._assigned.items()):
                     taken |= await self._poll_partition(consumer, partition, progress)
+                if monotonic() > stays_until:
+                    stays_until = monotonic() + _UNPOLLED_SECONDS
+                    await consumer.getmany(_NOBODYS, timeout_ms=0)
             if taken:
                 self._progressed = monotonic()
                 pause = _FIRST_IDLE_SECONDS
@@ -244,18 +246,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         """Takes in what has been fetched of one partition; says whether there was anything."""
         if self._assigned.get(partition) is not progress:
             return False  # revoked meanwhile
-        now = monotonic()
         if not self._pipeline.has_room:
-            self._progressed = now
-            if now - self._polled > _UNPOLLED_SECONDS:
-                self._polled = now
-                consumer.pause(partition)
-                await consumer.getmany(partition, timeout_ms=0)
-                consumer.resume(partition)
+            self._progressed = monotonic()
             return False
-        if progress.held_until > now:
+        if progress.held_until > monotonic():
             return False
-        self._polled = now
         try:
             fetched = await consumer.getmany(
                 partition, timeout_ms=0, max_records=1 if progress.careful_records else _MAX_POLL_RECORDS
@@ -292,7 +287,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         progress.careful_records = _CAREFUL_RECORDS
 
     async def _take_in(
-        self, consumer: Any, partition: TopicPartition, progress: Progress, records: Sequence[ConsumerRecord]
+        self, consumer: Any, partition: TopicPartition, progress: Progress, records: Sequence[Any]
     ) -> None:
         await self._check_continuity(consumer, partition, progress, records[0].offset)
         values = [record.value or b"" for record in records]
@@ -303,8 +298,9 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         )
         traced = Traced(began_ns, time_ns()) if self._tracing.on else None
         now_ms = int(time() * 1000)
-        # A producer's clock may be anything; nothing arrives after now.
-        arrived_ms = min(now_ms, max(0, min([record.timestamp for record in records])))
+        # A producer's clock may be anything, or there may be none; nothing arrives after now.
+        times_ms = [at_ms for record in records if (at_ms := record.timestamp) and at_ms > 0] or [now_ms]
+        arrived_ms = min(now_ms, *times_ms)
         letters = []
         for index, error in refused:
             letters.append(
@@ -326,7 +322,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         stored = await self._pipeline.put_at_once(
             events, letters, arrived_ms, Origin(partition.topic, partition.partition, offsets), traced
         )
-        newest_ms = min(now_ms, records[-1].timestamp)
+        newest_ms = min(now_ms, times_ms[-1])
         progress.expected = records[-1].offset + 1
         progress.in_flight.append(InFlight(progress.expected, newest_ms, stored, traced))
         progress.error = ""

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from openride_analytics.contract import TYPES
-from openride_analytics.events import BadEvent, Events, claimed_type
+from openride_analytics.events import BadEvent, Events, type_of_line
 from openride_analytics.ingest.clashes import settle_clashes
 from openride_analytics.ingest.dead_letters import OVER_HTTP, DeadLetter, store_dead_letters
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
@@ -47,8 +47,8 @@ MAX_BATCH_BYTES: Final = 64 * 1_048_576
 # The steps of storing come one after the other, here as in the server: a second batch takes the cores that they leave.
 _STORED_AT_ONCE: Final = 2
 _BYTES_STORED_AT_ONCE: Final = 36 * 1_048_576  # of more than one: 350 bytes an event are usual
-# Half a millisecond's work on a batch between two turns of the event loop.
-_SLICE_EVENTS: Final = 500
+# Half a millisecond's work between two turns of the event loop.
+_SLICE_LETTERS: Final = 500
 _SUBMISSIONS_FREED: Final = 5
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
@@ -120,6 +120,9 @@ class Submission:
 
     def refuse(self, lines: Collection[bytes]) -> list[DeadLetter]:
         """Takes note of its events among those that the store cannot hold, and returns the letters that they become."""
+        if not lines:
+            self.refused = ()
+            return []
         places = [(index, line) for index, line in enumerate(self.events.lines()) if line in lines]
         self.refused = [line for _, line in places]
         if self.are_letters:
@@ -206,7 +209,7 @@ class Pipeline:
         """
         submission = Submission(events, [], arrived_ms, are_letters=True)
         await (await self._put(submission))
-        return submission.refused
+        return set(submission.refused)
 
     async def put_at_once(
         self,
@@ -341,17 +344,17 @@ class Pipeline:
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         by_type = Tally[str]()
         for submission in batch:
-            by_type += submission.events.by_type - Tally(map(claimed_type, submission.refused))
+            by_type += submission.events.by_type - Tally(map(type_of_line, submission.refused))
         self._metrics.stored(
             by_type=by_type,
             seconds=monotonic() - started,
             lags_seconds=[(now_ms - s.arrived_ms) / 1000 for s in batch if s.events],
         )
-        for start in range(0, len(letters), _SLICE_EVENTS):
+        for start in range(0, len(letters), _SLICE_LETTERS):
             self._metrics.rejected_letters(
                 [
                     (_type_of(letter), letter.reason, letter.topic or OVER_HTTP)
-                    for letter in letters[start : start + _SLICE_EVENTS]
+                    for letter in letters[start : start + _SLICE_LETTERS]
                 ]
             )
             await asyncio.sleep(0)
@@ -364,9 +367,8 @@ class Pipeline:
         arrivals = [(submission.events, submission.arrived_ms) for submission in batch if submission.events]
         refused = await store_events(self._warehouse, arrivals, self._tracing)
         letters = [letter for submission in batch for letter in submission.dead_letters]
-        if refused:
-            for submission in batch:
-                letters += submission.refuse(refused)
+        for submission in batch:
+            letters += submission.refuse(refused)
         return await store_dead_letters(self._warehouse, letters)
 
 
@@ -396,7 +398,9 @@ async def store_events(
         for start in range(0, len(given), _SETTLED_AT_ONCE):
             await settle_clashes(warehouse, given[start : start + _SETTLED_AT_ONCE])
     with tracing.span("ingest.derive"):
-        await derive(warehouse, list(chain.from_iterable([events.things for events, _ in arrivals])))
+        await derive(
+            warehouse, list(dict.fromkeys(chain.from_iterable([events.things for events, _ in arrivals])))
+        )
     return refused
 
 

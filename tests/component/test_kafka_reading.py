@@ -396,16 +396,21 @@ class TestTwoBatchesAtOnce:
             assert await work.stored() == first | later
 
 
-class TestWhileTheStoreIsBehind:
-    async def test_the_consumer_stays_in_its_group_and_nothing_is_lost(
-        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+class TestStayingInTheGroup:
+    """Who is not polled leaves it, here after a second, and then reads nothing more."""
+
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kafka_module, "_UNPOLLED_SECONDS", 0.2)
-        monkeypatch.setattr(kafka_module, "_MAX_POLL_RECORDS", 10)
         impatient = partial(
             AIOKafkaConsumer, max_poll_interval_ms=1_000, session_timeout_ms=6_000, heartbeat_interval_ms=100
         )
         monkeypatch.setattr(kafka_module, "AIOKafkaConsumer", impatient)
+
+    async def test_while_the_store_is_behind_and_nothing_is_lost(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kafka_module, "_MAX_POLL_RECORDS", 10)
         sent = await topic.send(300)
         held = asyncio.Event()
         insert = embedded_warehouse.insert
@@ -422,13 +427,27 @@ class TestWhileTheStoreIsBehind:
 
             await until(is_full, "fill up")
             before = dict(work.source._assigned)
-            await asyncio.sleep(3)  # three times as long as the group waits for a poll
+            await asyncio.sleep(3)
             assert work.source._assigned == before
             assert await _members(topic) == 1
             held.set()
             await work.until_stored(sent)
             await work.until_committed({0: 300})
             assert await work.stored() == sent
+
+    async def test_while_there_is_no_topic_yet(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        async with reading(topic.settings, embedded_warehouse) as work:
+
+            async def connected() -> bool:
+                return work.source.connected
+
+            await until(connected, "connect")
+            await asyncio.sleep(3)
+            sent = await topic.send(5)
+            await work.until_stored(sent)
+            await work.until_committed({0: 5})
 
 
 async def _members(topic: Topic) -> int:
