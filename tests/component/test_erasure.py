@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -222,7 +223,7 @@ class TestNothingIsLeft:
         await store_all(embedded_warehouse)
         await erased(embedded_warehouse)
         expected = await rows(embedded_warehouse)
-        for steps in itertools.count(0, 3):
+        for steps in itertools.count(random.randrange(5), 5):  # all of them, in some runs
             await empty(embedded_warehouse)
             await store_all(embedded_warehouse)
             breaking = Breaking(embedded_warehouse, steps)
