@@ -135,12 +135,14 @@ class Topic:
         async with admin(self.address) as client:
             await client.create_topics([NewTopic(self.name, partitions, 1)])
 
-    async def send(self, count: int, *, partition: int = 0, **options: Any) -> set[str]:
-        """So many events; returns their ids."""
+    async def send(
+        self, count: int, *, partition: int = 0, timestamp_ms: int | None = None, **options: Any
+    ) -> set[str]:
+        """So many events; returns their ids. The records' time is now, or -1 for none."""
         records = [self.record() for _ in range(count)]
         async with AIOKafkaProducer(bootstrap_servers=self.address, **options) as producer:
             for _, value in records:
-                await producer.send(self.name, value, partition=partition)
+                await producer.send(self.name, value, partition=partition, timestamp_ms=timestamp_ms)
         return {event_id for event_id, _ in records}
 
     async def send_raw(self, *values: bytes | None, partition: int = 0) -> None:

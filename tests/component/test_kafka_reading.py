@@ -52,6 +52,16 @@ class TestWhatABrokerHandsOver:
             await work.until_stored(sent)
             assert await work.stored() == sent
 
+    async def test_records_without_a_time_came_just_now(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        sent = await topic.send(3, timestamp_ms=-1)
+        async with reading(topic.settings, embedded_warehouse) as work:
+            await work.until_stored(sent)
+            await work.until_committed({0: 3})
+            assert work.count("openride_ingest_lag_seconds_count") > 0
+            assert work.count("openride_ingest_lag_seconds_sum") < 3600
+
     async def test_records_without_value_or_key_are_dead_letters(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
     ) -> None:
