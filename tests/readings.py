@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from openride_analytics.config import Config, Kafka, Retention
 from openride_analytics.dialects import Dialects
@@ -20,7 +20,7 @@ from openride_analytics.ops.tracing import OFF, Tracing
 from openride_analytics.warehouse import Warehouse
 from tests.integration.streaming import EventTopics
 from tests.samples import full
-from tests.servers.kafka import KafkaServer
+from tests.servers.kafka import KafkaServer, admin
 
 PATIENCE_SECONDS = 90.0
 
@@ -151,13 +151,3 @@ class Topic:
                 await producer.send_and_wait(
                     self.name, value, key=None if value is not None else b"key", partition=partition
                 )
-
-
-@contextlib.asynccontextmanager
-async def admin(address: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=address)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()

@@ -25,8 +25,8 @@ from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import WarehouseUnavailable
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
-from tests.readings import Reading, Topic, admin, reading, until
-from tests.servers.kafka import KafkaServer
+from tests.readings import Reading, Topic, reading, until
+from tests.servers.kafka import KafkaServer, admin
 from tests.servers.process import HOST, free_port, lent
 
 

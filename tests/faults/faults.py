@@ -13,9 +13,10 @@ from aiokafka.admin import NewPartitions
 from redis import Redis, RedisError
 
 from openride_analytics.warehouse.server import ServerWarehouse
+from tests.servers.kafka import admin
 from tests.servers.process import Server
 
-from .stage import SESSION_SECONDS, Stage, admin
+from .stage import SESSION_SECONDS, Stage
 
 Fault = Callable[[Stage, Random], None]
 

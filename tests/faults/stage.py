@@ -4,23 +4,23 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import psutil
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError
 
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.integration.running import Sections, ServiceProcess
 from tests.integration.streaming import EventTopics, committed_and_end_offsets
 from tests.servers.clickhouse import ClickHouseServer
-from tests.servers.kafka import KafkaServer
+from tests.servers.kafka import KafkaServer, admin
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import HOST, Server, ServerFailedError, free_port, lent
 from tests.servers.redis import RedisServer
@@ -395,16 +395,6 @@ class Stage:
             repeats_and_clashes=len(truth.events) - truth.distinct(),
             records_refused=len(truth.refused),
         )
-
-
-@asynccontextmanager
-async def admin(addresses: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    client = AIOKafkaAdminClient(bootstrap_servers=addresses)
-    await client.start()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 def _behind(kafka: KafkaServer, inner: int, outer: int) -> None:

@@ -8,7 +8,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from .stage import Stage, admin
+from tests.servers.kafka import admin
+
+from .stage import Stage
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 GONE_SECONDS = 30.0

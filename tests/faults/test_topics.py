@@ -9,10 +9,8 @@ from aiokafka.admin import NewTopic
 from tests.integration.running import Sections, ServiceProcess
 from tests.integration.streaming import EventTopics
 from tests.integration.test_dead_letters import registration
-from tests.servers.kafka import KafkaServer
+from tests.servers.kafka import KafkaServer, admin
 from tests.servers.process import lent
-
-from .stage import admin
 
 pytestmark = pytest.mark.timeout(300)
 

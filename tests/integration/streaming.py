@@ -1,16 +1,14 @@
 """Topics and consumer groups of one test, on a broker that many share."""
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 
 from openride_analytics.config import SHIPPED_DIALECTS, Kafka
-from tests.servers.kafka import KafkaServer
+from tests.servers.kafka import KafkaServer, admin
 
 
 class EventTopics(NamedTuple):
@@ -52,8 +50,8 @@ class EventTopics(NamedTuple):
     async def create(self, *names: str, partitions: int, largest_bytes: int) -> None:
         """Makes topics that take larger records than a broker's own limit of 1 MiB."""
         settings = {"max.message.bytes": str(largest_bytes)}
-        async with _admin(self) as admin:
-            await admin.create_topics(
+        async with admin(self.address) as client:
+            await client.create_topics(
                 [
                     NewTopic(name, num_partitions=partitions, replication_factor=1, topic_configs=settings)
                     for name in names
@@ -65,9 +63,9 @@ async def committed_and_end_offsets(
     topics: EventTopics, group_id: str
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """Of every partition that has records: where the group would go on, and where the log ends."""
-    async with _admin(topics) as admin:
-        described = await admin.describe_topics(topics.names)
-        offsets = await admin.list_consumer_group_offsets(group_id)
+    async with admin(topics.address) as client:
+        described = await client.describe_topics(topics.names)
+        offsets = await client.list_consumer_group_offsets(group_id)
     partitions = [
         TopicPartition(topic["topic"], partition["partition"])
         for topic in described
@@ -77,13 +75,3 @@ async def committed_and_end_offsets(
         ends = {partition: end for partition, end in (await consumer.end_offsets(partitions)).items() if end}
     committed = {partition: offsets[partition].offset for partition in ends if partition in offsets}
     return committed, ends
-
-
-@asynccontextmanager
-async def _admin(topics: EventTopics) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=topics.address)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()

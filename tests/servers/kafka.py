@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.servers.downloads import cached, run_client
 from tests.servers.process import HOST, Server, ServerUnavailableError, free_port, lent
@@ -138,3 +140,14 @@ def kafka() -> Iterator[KafkaServer]:
     """A broker for the whole session; a test takes topics and groups of its own."""
     with lent(KafkaServer(os.environ.get("OPENRIDE_TEST_KAFKA"))) as server:
         yield server
+
+
+@asynccontextmanager
+async def admin(addresses: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Who makes, describes and deletes topics."""
+    client = AIOKafkaAdminClient(bootstrap_servers=addresses)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
