@@ -407,13 +407,13 @@ class TestTwoBatchesAtOnce:
 
 
 class TestStayingInTheGroup:
-    """Who is not polled leaves it, here after a second, and then reads nothing more."""
+    """Who is not polled leaves it, here after two seconds, and then reads nothing more."""
 
     @pytest.fixture(autouse=True)
     def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kafka_module, "_UNPOLLED_SECONDS", 0.2)
         impatient = partial(
-            AIOKafkaConsumer, max_poll_interval_ms=1_000, session_timeout_ms=6_000, heartbeat_interval_ms=100
+            AIOKafkaConsumer, max_poll_interval_ms=2_000, session_timeout_ms=6_000, heartbeat_interval_ms=100
         )
         monkeypatch.setattr(kafka_module, "AIOKafkaConsumer", impatient)
 
@@ -437,7 +437,7 @@ class TestStayingInTheGroup:
 
             await until(is_full, "fill up")
             before = dict(work.source._assigned)
-            await asyncio.sleep(3)
+            await asyncio.sleep(5)
             assert work.source._assigned == before
             assert await _members(topic) == 1
             held.set()
@@ -454,7 +454,7 @@ class TestStayingInTheGroup:
                 return work.source.connected
 
             await until(connected, "connect")
-            await asyncio.sleep(3)
+            await asyncio.sleep(5)
             sent = await topic.send(5)
             await work.until_stored(sent)
             await work.until_committed({0: 5})
