@@ -7,7 +7,7 @@ producer are processes of their own. All of them share the machine. Two runs, ea
 - **At a rate**: `--rate` events/s for `--seconds` (0: left out). Every 100 ms one business event and one location are
   noted when they are made, and ClickHouse is asked every 50 ms which of them a query can see (with FINAL, as the metrics
   do). So `p95_seconds` is the whole way through producer, broker, service and store, and the wait to be asked for.
-  Every two seconds a user registers in a city of his own, and `GET /v1/metrics/users` is asked for it every 50 ms until
+  Every two seconds a user registers in a city of his own, and `GET /v1/metrics/users` is asked for it every 200 ms until
   the user is in the answer: `p95_answered_seconds`, with the time for which the cache keeps an answer, and the query.
 - **At full rate**: `--events` are in Kafka before the service starts. `events_per_second` is how fast it stores
   what is left once it is ready.
@@ -49,7 +49,7 @@ from tests.integration.running import ServiceProcess
 
 TICK_SECONDS: Final = 0.02
 POLL_SECONDS: Final = 0.05
-ASK_SECONDS: Final = 0.05
+ASK_SECONDS: Final = 0.2
 MARK_EVERY_SECONDS: Final = 2.0
 CITY: Final = "city of mark "
 PROBE_EVERY_SECONDS: Final = 0.1
