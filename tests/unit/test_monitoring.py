@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,7 @@ import yaml
 from promql_parser import AggregateExpr, VectorSelector
 
 from openride_analytics.ops.metrics import Metrics
-from tests.servers.downloads import cached, run_client
-from tests.servers.process import ServerUnavailableError
+from tests.servers.promtool import promtool
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy"
 RULES_FILE = FOLDER / "prometheus" / "rules.yaml"
@@ -158,26 +156,6 @@ def test_the_series_of_the_tests_are_those_of_the_service() -> None:
             (series,) = series_in(parsed(given["series"]))
             labels = {matcher.name for matcher in series.matchers.matchers}
             assert labels <= METRICS[str(series.name)] | OF_THE_TARGET, given["series"]
-
-
-def promtool() -> Path:
-    """The one of this machine, else Debian's package, unpacked into the cache of the tests."""
-    if there := shutil.which("promtool"):
-        return Path(there)
-
-    def fetch(folder: Path) -> None:
-        for program in ("apt-get", "dpkg-deb", "sh"):
-            if shutil.which(program) is None:
-                raise ServerUnavailableError(f"there is no {program} on the PATH")
-        run_client(["sh", "-c", 'cd "$0" && apt-get -q download prometheus', folder])
-        (package,) = folder.glob("*.deb")
-        run_client(["dpkg-deb", "--extract", package, folder])
-        package.unlink()
-
-    try:
-        return cached("promtool", fetch) / "usr" / "bin" / "promtool"
-    except ServerUnavailableError as reason:
-        pytest.skip(f"no promtool to be had: {reason}")
 
 
 def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
