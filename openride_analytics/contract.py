@@ -3,9 +3,7 @@
 Times, money and ids are read as they come; `events.decode` brings them into one canonical form.
 """
 
-from collections.abc import Callable
 from datetime import datetime
-from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -40,7 +38,7 @@ class Envelope(Struct, tag_field="event_type", omit_defaults=True, kw_only=True,
     has_currency: ClassVar[bool] = False
     thing: ClassVar[str] = ""  # the field with the id of the booking, payment or trip that it is about
     id_names: ClassVar[tuple[str, ...]] = ()
-    ids: ClassVar[Callable[[Any], tuple[str | None, ...]]]  # all that an event names
+    other_ids: ClassVar[tuple[str, ...]] = ()  # of these, all but the event's own
     is_location: ClassVar[bool] = False
     type_name: ClassVar[str] = ""  # the tag, which is slow to ask for
     may_lack: ClassVar[frozenset[str]] = frozenset()  # of the amounts, whose type says nothing
@@ -294,4 +292,4 @@ TYPES: Final[dict[str, type[Envelope]]] = {
 for _type in TYPES.values():
     _type.type_name = str(_type.__struct_config__.tag)
     _type.id_names = tuple(field.name for field in fields(_type) if field.type in (Id, Id | None))
-    _type.ids = attrgetter(*_type.id_names)
+    _type.other_ids = tuple(name for name in _type.id_names if name != "event_id")

@@ -1,16 +1,15 @@
 """Ids that came with different contents: of each the earliest is kept, the others get a tombstone."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from openride_analytics.ingest.dead_letters import IDS_PER_QUERY
-from openride_analytics.warehouse import Parameters, Warehouse
+from openride_analytics.warehouse import Ids, Parameters, Warehouse
 from openride_analytics.warehouse.acts import HOUR, acts_of_events, doubt_acts
 from openride_analytics.warehouse.changes import OF_PART, parts_of_ids
 from openride_analytics.warehouse.facts import derive
 
 
-async def settle_clashes(warehouse: Warehouse, event_ids: Sequence[str]) -> None:
+async def settle_clashes(warehouse: Warehouse, event_ids: Ids) -> None:
     """Of several contents under one id the earliest wins (then by event type); the others get a tombstone.
 
     The order is total and does not know arrival, and a key that has lost can never win again: settling is idempotent

@@ -22,7 +22,6 @@ from aiokafka import (
     ConsumerRebalanceListener,
     TopicPartition,
 )
-from aiokafka.consumer import fetcher
 from aiokafka.errors import (
     CommitFailedError,
     ConsumerStoppedError,
@@ -41,6 +40,7 @@ from openride_analytics.ingest.pipeline import Failure, Origin, Pipeline, Traced
 from openride_analytics.ingest.progress import InFlight, PartitionState, Progress
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ingest.topics import connection
+from openride_analytics.ingest.unpacking import in_lists
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.ops.tracing import OFF, Tracing
 
@@ -55,8 +55,6 @@ _WATCH_EVERY_SECONDS: Final = 5.0
 # no partition yet. To poll one that nobody has throws nothing away; a paused one would lose what is fetched of it, megabytes.
 _UNPOLLED_SECONDS: Final = 30.0
 _NOBODYS: Final = TopicPartition("", 0)
-# aiokafka unpacks as many without a pause, in half a millisecond. Of twice as many the first are cold when they are parsed.
-_MAX_POLL_RECORDS: Final = 500
 _CALL_TIMEOUT_SECONDS: Final = 10.0
 _START_TIMEOUT_SECONDS: Final = 30.0
 # Shorter than the group waits for a member in a rebalance: what is not stored by then is left to the new owner.
@@ -66,8 +64,6 @@ _REBALANCE_SECONDS: Final = 30.0
 _METADATA_SECONDS: Final = 5.0
 _STUCK_AFTER_SECONDS: Final = 60.0
 _HELD_SECONDS: Final = 30.0
-# So many records after a failure are read one by one, so that those before the bad place get through.
-_CAREFUL_RECORDS: Final = 10_000
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _LETTERS_AT_ONCE: Final = 50
@@ -81,22 +77,6 @@ _OF_A_PARTITION: Final = (
     TopicAuthorizationFailedError,
     UnsupportedCodecError,
 )
-
-
-class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
-    """A fetch whose records are handed out as they were read: they have all that is asked of a `ConsumerRecord`, which
-    costs as much again as the reading.
-    """
-
-    def __iter__(self) -> Any:
-        return self._records_iterator
-
-    def _consumer_record(self, _: TopicPartition, record: Any) -> Any:
-        return record
-
-
-# There is no other way to tell aiokafka, which is held below 0.15 for it.
-fetcher.PartitionRecords = _Records
 
 
 class _Stuck(Exception):
@@ -193,6 +173,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
+            value_deserializer=in_lists,
             metadata_max_age_ms=int(_METADATA_SECONDS * 1000),
             rebalance_timeout_ms=int(_REBALANCE_SECONDS * 1000),
             # aiokafka takes an answer apart in one turn of the loop: more than 1 ms a megabyte.
@@ -252,9 +233,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         if progress.held_until > monotonic():
             return False
         try:
-            fetched = await consumer.getmany(
-                partition, timeout_ms=0, max_records=1 if progress.careful_records else _MAX_POLL_RECORDS
-            )
+            fetched = await consumer.getmany(partition, timeout_ms=0, max_records=1)  # a list of them
         except Exception as error:  # a broken batch makes the unpacking raise anything
             if isinstance(error, KafkaError | ConsumerStoppedError) and not isinstance(
                 error, _OF_A_PARTITION
@@ -262,17 +241,16 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 raise
             self._hold(partition, progress, error)
             return False
-        records = fetched.get(partition)
-        if not records:
-            return False
-        await self._take_in(consumer, partition, progress, records)
-        return True
+        for records in fetched.get(partition, ()):
+            await self._take_in(consumer, partition, progress, records)
+        return partition in fetched
 
     def _hold(self, partition: TopicPartition, progress: Progress, error: Exception) -> None:
-        """A partition that cannot be read: the good records before the bad place are read one by one, then it is tried
-        again now and then. Nothing is skipped: that is for an operator to decide.
+        """A partition that cannot be read on: it is fetched again at once, and then now and then. Nothing is skipped: that is
+        for an operator to decide.
         """
-        if progress.careful_records:
+        progress.failures += 1
+        if progress.failures > 1:
             progress.held_until = monotonic() + _HELD_SECONDS
             progress.error = type(error).__name__
             self.last_failure = Failure.of(error)
@@ -284,7 +262,6 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                 error=f"{type(error).__name__}: {error}"[:300],
                 retry_seconds=_HELD_SECONDS,
             )
-        progress.careful_records = _CAREFUL_RECORDS
 
     async def _take_in(
         self, consumer: Any, partition: TopicPartition, progress: Progress, records: Sequence[Any]
@@ -298,9 +275,13 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         )
         traced = Traced(began_ns, time_ns()) if self._tracing.on else None
         now_ms = int(time() * 1000)
-        # A producer's clock may be anything, or there may be none; nothing arrives after now.
-        times_ms = [at_ms for record in records if (at_ms := record.timestamp) and at_ms > 0] or [now_ms]
-        arrived_ms = min(now_ms, *times_ms)
+        # Of many records the first and the last say it well enough. A producer's clock may be anything, or there may be none;
+        # nothing arrives after now.
+        times_ms = [
+            at_ms
+            for record in (records[0], records[-1])
+            if (at_ms := record.timestamp) is not None and at_ms > 0
+        ] or [now_ms]
         letters = []
         for index, error in refused:
             letters.append(
@@ -318,20 +299,29 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             if len(letters) % _LETTERS_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others get their turn, whatever comes
         bad = {index for index, _ in refused}
-        offsets = [record.offset for index, record in enumerate(records) if index not in bad]
+        first, last = records[0].offset, records[-1].offset
+        offsets: Sequence[int] = range(first, last + 1)
+        if bad or len(offsets) > len(records):  # transactions and compaction leave gaps
+            offsets = [record.offset for index, record in enumerate(records) if index not in bad]
         stored = await self._pipeline.put_at_once(
-            events, letters, arrived_ms, Origin(partition.topic, partition.partition, offsets), traced
+            events,
+            letters,
+            min(now_ms, *times_ms),
+            Origin(partition.topic, partition.partition, offsets),
+            traced,
         )
         newest_ms = min(now_ms, times_ms[-1])
-        progress.expected = records[-1].offset + 1
+        progress.expected = last + 1
         progress.in_flight.append(InFlight(progress.expected, newest_ms, stored, traced))
         progress.error = ""
-        progress.careful_records = max(0, progress.careful_records - len(records))
+        progress.failures = 0
 
     async def _check_continuity(
         self, consumer: Any, partition: TopicPartition, progress: Progress, offset: int
     ) -> None:
         """Before the record at `offset` is taken in: are there records missing before it?"""
+        if progress.expected == offset:
+            return
         async with asyncio.timeout(_CALL_TIMEOUT_SECONDS):
             if progress.expected is None:
                 progress.begins_at(await consumer.committed(partition))

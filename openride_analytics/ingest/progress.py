@@ -46,8 +46,8 @@ class Progress:
     lag: int | None = None
     # Nothing that came before this moment (Unix seconds) is still to be stored.
     stored_through: float | None = None
-    # After a failure: so many records one by one, and none before this moment of the monotonic clock.
-    careful_records: int = 0
+    # Failures since the last records, and before which moment of the monotonic clock it is not tried again.
+    failures: int = 0
     held_until: float = 0.0
     error: str = ""
 

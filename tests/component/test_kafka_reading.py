@@ -20,6 +20,7 @@ from openride_analytics.config import Kafka
 from openride_analytics.events import BadEvent
 from openride_analytics.ingest import kafka as kafka_module
 from openride_analytics.ingest import topics as topics_module
+from openride_analytics.ingest import unpacking
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.topics import DeadLetterTopic
 from openride_analytics.ops.metrics import Metrics
@@ -51,6 +52,19 @@ class TestWhatABrokerHandsOver:
         async with reading(topic.settings, embedded_warehouse) as work:
             await work.until_stored(sent)
             assert await work.stored() == sent
+
+    async def test_it_goes_on_in_the_middle_of_a_batch(
+        self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        sent = sorted(await topic.send(10))
+        async with AIOKafkaConsumer(
+            bootstrap_servers=topic.address, group_id=topic.settings.group_id, enable_auto_commit=False
+        ) as former:
+            former.assign([topic.partition()])
+            await former.commit({topic.partition(): 4})
+        async with reading(topic.settings, embedded_warehouse) as work:
+            await work.until_committed({0: 10})
+            assert await work.stored() == set(sent[4:])
 
     async def test_records_without_a_time_came_just_now(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse
@@ -383,7 +397,7 @@ class TestTwoBatchesAtOnce:
     async def test_what_a_younger_one_has_stored_is_not_committed_before_an_older_one_is(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kafka_module, "_MAX_POLL_RECORDS", 1)
+        monkeypatch.setattr(unpacking, "MANY_RECORDS", 1)
         first = await topic.send(1)
         later = await topic.send(4)
         away = True
@@ -420,7 +434,7 @@ class TestStayingInTheGroup:
     async def test_while_the_store_is_behind_and_nothing_is_lost(
         self, topic: Topic, embedded_warehouse: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kafka_module, "_MAX_POLL_RECORDS", 10)
+        monkeypatch.setattr(unpacking, "MANY_RECORDS", 10)
         sent = await topic.send(300)
         held = asyncio.Event()
         insert = embedded_warehouse.insert
