@@ -234,10 +234,10 @@ def decode_all(records: Sequence[bytes], acceptance: Acceptance) -> Events | Non
 
     This is the hot path: about 1.4 µs for a location and 3.6 for a booking, of a hundred at once.
     """
-    together = b"\n".join(records)
-    if len(together) > MAX_RECORD_BYTES < max(map(len, records)):
+    if max(map(len, records), default=0) > MAX_RECORD_BYTES:
         return None
     try:
+        together = b"\n".join(records)
         if not together.isascii():
             together.decode()
         sent = [_parse(record) for record in records]

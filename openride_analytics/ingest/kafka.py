@@ -242,7 +242,11 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             self._hold(partition, progress, error)
             return False
         for records in fetched.get(partition, ()):
-            await self._take_in(consumer, partition, progress, records)
+            progress.taking_in = True
+            try:
+                await self._take_in(consumer, partition, progress, records)
+            finally:
+                progress.taking_in = False
         return partition in fetched
 
     def _hold(self, partition: TopicPartition, progress: Progress, error: Exception) -> None:
@@ -301,7 +305,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         bad = {index for index, _ in refused}
         first, last = records[0].offset, records[-1].offset
         offsets: Sequence[int] = range(first, last + 1)
-        if bad or len(offsets) > len(records):  # transactions and compaction leave gaps
+        if bad or len(offsets) != len(records):  # transactions and compaction leave gaps
             offsets = [record.offset for index, record in enumerate(records) if index not in bad]
         stored = await self._pipeline.put_at_once(
             events,
@@ -479,7 +483,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     if progress.expected is not None:
                         self._report_loss(partition, progress, progress.expected, beginnings[partition])
                     progress.end = ends[partition]
-                    if progress.in_flight:
+                    if progress.in_flight or progress.taking_in:
                         done = beginnings[partition] if progress.stored is None else progress.stored
                     else:  # past what is no record, too: the marks of transactions at the log's end
                         done = position

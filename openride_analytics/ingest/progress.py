@@ -35,6 +35,7 @@ class Progress:
     """
 
     expected: int | None = None
+    taking_in: bool = False  # some that are fetched and not in flight yet
     in_flight: "deque[InFlight]" = field(default_factory=deque)
     stored: int | None = None
     uncommitted: int | None = None

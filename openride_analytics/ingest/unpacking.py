@@ -10,7 +10,8 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
 
-# So many are unpacked without a pause, in a quarter of a millisecond. Of twice as many the first are cold when parsed.
+# So many at least are unpacked without a pause where there are as many (less than twice as many at most, as batches of
+# producers stay whole), in a quarter of a millisecond. Of more the first are cold when they are parsed.
 MANY_RECORDS: Final = 500
 
 

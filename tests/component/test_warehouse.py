@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from asynch.proto.connection import Connection as ProtocolConnection
@@ -17,6 +18,7 @@ from openride_analytics.config import ConfigError
 from openride_analytics.warehouse import (
     SETTINGS,
     ContentRefused,
+    Ids,
     Parameter,
     QueryTooLong,
     StatementRefused,
@@ -90,6 +92,19 @@ class TestValues:
             assert rows == [given]
 
         await holds(arrive)
+
+    async def test_ids_as_one_text_arrive_as_a_list_of_them_does(self, warehouse: Warehouse) -> None:
+        ids = [str(uuid4()) for _ in range(3)]
+        sql = "SELECT {ids:Array(UUID)} AS ids"
+        for some in (ids, ids[:1]):
+            listed, joined = [
+                await warehouse.query(sql, {"ids": value}) for value in (some, Ids("\n".join(some)))
+            ]
+            assert [str(i) for i in listed[0]["ids"]] == some
+            assert joined == listed
+        for text in ("x'] AS ids --", "\\"):
+            with pytest.raises(StatementRefused):
+                await warehouse.query(sql, {"ids": Ids(text)})
 
     async def test_a_parameter_is_never_read_as_sql(self, warehouse: Warehouse) -> None:
         text = "x'; DROP TABLE events; SELECT '"

@@ -10,6 +10,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,10 +39,15 @@ class Batch:
             for index in range(self.records):
                 builder.append(index, 1_000 + index, b"key", f"value {offset + index}".encode(), [])
             return offset.to_bytes(8, "big") + bytes(builder.build())[8:]
-        builder = LegacyRecordBatchBuilder(self.magic, 0, 1 << 20)
+        codec = min(self.codec, 2 + self.magic)  # no LZ4 before format 1, no Zstandard before 2
+        builder = LegacyRecordBatchBuilder(self.magic, codec, 1 << 20)
+        begin = 0 if codec and self.magic == 1 else offset
         for index in range(self.records):
-            builder.append(offset + index, 1_000 + index, b"key", f"value {offset + index}".encode())
-        return bytes(builder.build())
+            builder.append(begin + index, 1_000 + index, b"key", f"value {offset + index}".encode())
+        if not codec:
+            return bytes(builder.build())
+        # The broker gives the whole the offset of its last one.
+        return (offset + self.records - 1).to_bytes(8, "big") + bytes(builder.build())[8:]
 
 
 def batches(magic: int) -> st.SearchStrategy[list[Batch]]:
@@ -98,6 +104,7 @@ def test_they_have_the_records_that_come_one_by_one(
     assert [record for some in lists for record in some] == expected
     assert all(lists)
     assert all(len(some) >= many for some in lists[:-1])
+    assert all(len(some) < 2 * many for some in lists)
     assert together.next_fetch_offset == alone.next_fetch_offset
 
 
@@ -118,3 +125,21 @@ def test_those_before_a_bad_place_come_before_its_error(
             offsets.extend(record.offset for some in together for record in some)
     assert offsets == list(range(begins[bad]))
     assert together.next_fetch_offset == begins[bad]
+
+
+@given(records=st.integers(1, 30), many=st.integers(1, 40), data=st.data())
+def test_those_before_it_in_its_batch_too(records: int, many: int, data: st.DataObject) -> None:
+    bad = data.draw(st.integers(0, records - 1), label="bad")
+    log = bytearray(Batch(records, magic=2, codec=0, producer=-1).bytes_at(0))
+    lengths = b"key" + bytes([2 * len(f"value {bad}")])  # as Kafka writes small numbers
+    at = log.index(lengths + f"value {bad}".encode()) + len(lengths) - 1
+    log[at] = 2 * 60  # longer than its record
+    log[17:21] = calc_crc32c(bytes(log[21:])).to_bytes(4, "big")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unpacking, "MANY_RECORDS", many)
+        together = unpacked(bytes(log), 0, [], lists=True)
+        offsets: list[int] = []
+        with pytest.raises(CorruptRecordException):
+            offsets.extend(record.offset for some in together for record in some)
+    assert offsets == list(range(bad))
+    assert together.next_fetch_offset == bad
