@@ -81,6 +81,18 @@ def told(record: Any) -> tuple[int, int | None, bytes, bytes]:
     return record.offset, record.timestamp, record.key, record.value
 
 
+def they_come_up_to(bad: int, log: bytes, many: int) -> None:
+    """All before the offset come, and then an error."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unpacking, "MANY_RECORDS", many)
+        together = unpacked(log, 0, [], lists=True)
+        offsets: list[int] = []
+        with pytest.raises(CorruptRecordException):
+            offsets.extend(record.offset for some in together for record in some)
+    assert offsets == list(range(bad))
+    assert together.next_fetch_offset == bad
+
+
 @given(sent=st.sampled_from((0, 1, 2)).flatmap(batches), many=st.integers(1, 40), data=st.data())
 def test_they_have_the_records_that_come_one_by_one(
     sent: list[Batch], many: int, data: st.DataObject
@@ -117,14 +129,7 @@ def test_those_before_a_bad_place_come_before_its_error(
     before, _ = log_of(sent[:bad])
     spoiled = bytearray(log)
     spoiled[len(before) + 60] ^= 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unpacking, "MANY_RECORDS", many)
-        together = unpacked(bytes(spoiled), 0, [], lists=True)
-        offsets: list[int] = []
-        with pytest.raises(CorruptRecordException):
-            offsets.extend(record.offset for some in together for record in some)
-    assert offsets == list(range(begins[bad]))
-    assert together.next_fetch_offset == begins[bad]
+    they_come_up_to(begins[bad], bytes(spoiled), many)
 
 
 @given(records=st.integers(1, 30), many=st.integers(1, 40), data=st.data())
@@ -135,11 +140,4 @@ def test_those_before_it_in_its_batch_too(records: int, many: int, data: st.Data
     at = log.index(lengths + f"value {bad}".encode()) + len(lengths) - 1
     log[at] = 2 * 60  # longer than its record
     log[17:21] = calc_crc32c(bytes(log[21:])).to_bytes(4, "big")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unpacking, "MANY_RECORDS", many)
-        together = unpacked(bytes(log), 0, [], lists=True)
-        offsets: list[int] = []
-        with pytest.raises(CorruptRecordException):
-            offsets.extend(record.offset for some in together for record in some)
-    assert offsets == list(range(bad))
-    assert together.next_fetch_offset == bad
+    they_come_up_to(bad, bytes(log), many)
