@@ -67,7 +67,7 @@ class Event(Struct, frozen=True, gc=False):
 
 class Run(Struct, frozen=True, gc=False):
     """Accepted events one after the other that are stored alike: all of them locations or none, all with ids of their
-    producers or none. `lines` and those `given_ids`: theirs, with a newline between two.
+    producers or none. `lines`: theirs, with a newline between two; `given_ids`: those, with a space between two.
     """
 
     is_location: bool
@@ -98,7 +98,7 @@ class Events:
                     is_location,
                     count=len(alike),
                     lines=b"\n".join([event.line for event in alike]),
-                    given_ids="\n".join([event.event_id for event in alike if event.event_id is not None]),
+                    given_ids=" ".join([event.event_id for event in alike if event.event_id is not None]),
                 )
                 for (is_location, _), some in groupby(
                     events, lambda event: (event.is_location, event.event_id is not None)
@@ -281,7 +281,7 @@ def _events(sent: Sequence[Any], by_kind: _ByKind, given_ids: Sequence[str], ear
     if others or not sent or len(given_ids) < len(sent):
         return Events.of(list(map(_event, sent, lines.split(b"\n"))))
     return Events(
-        runs=[Run(is_location, len(sent), lines, "\n".join(given_ids))],
+        runs=[Run(is_location, len(sent), lines, " ".join(given_ids))],
         things=[] if is_location else [getattr(event, event.thing) for event in sent if event.thing],
         by_type=Tally({kind.type_name: len(some) for kind, some in by_kind.items()}),
         earliest_ms=earliest_ms,
@@ -387,15 +387,15 @@ def _money(value: Any, field: str) -> str:
 
 
 _SHAPE: Final = bytes.maketrans(b"0123456789abcdefx", b"xxxxxxxxxxxxxxxx?")
-_CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx\n"
+_CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx "
 _NO_ID: Final = "Expected a UUID: hexadecimal digits 8-4-4-4-12."
 _is_id: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def _are_canonical(ids: Sequence[str]) -> bool:
     """Whether they are UUIDs in lower case: a few calls, however many they are."""
-    text = "\n".join(ids) + "\n"
-    return text.isascii() and text.encode().translate(_SHAPE) == (_CANONICAL * len(ids) or b"\n")
+    text = " ".join(ids) + " "
+    return text.isascii() and text.encode().translate(_SHAPE) == (_CANONICAL * len(ids) or b" ")
 
 
 def _normalise_ids(event: Envelope) -> None:

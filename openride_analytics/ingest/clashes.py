@@ -15,7 +15,7 @@ async def settle_clashes(warehouse: Warehouse, event_ids: Ids) -> None:
     The order is total and does not know arrival, and a key that has lost can never win again: settling is idempotent
     and the order of batches does not matter.
     """
-    await settle_clashes_among(warehouse, "event_id IN {ids:Array(UUID)}", {"ids": event_ids})
+    await settle_clashes_among(warehouse, "event_id IN {ids:Ids}", {"ids": event_ids})
 
 
 async def settle_all_clashes(warehouse: Warehouse) -> None:
@@ -48,7 +48,15 @@ SELECT
     toString(event_id) AS id,
     arrayMap(thing -> toString(thing), groupUniqArrayIf(thing_id, thing_id != {_NO_THING})) AS things
 FROM event_ids
-WHERE {{among}}
+WHERE event_id IN
+(
+    -- Nearly all ids have one row. To see that only their own column is read, which takes a third of the time.
+    SELECT event_id
+    FROM event_ids
+    WHERE {{among}}
+    GROUP BY event_id
+    HAVING count() > 1
+)
 GROUP BY event_id
 HAVING uniqExact(event_timestamp, event_type, driver_id) > 1
     OR uniqExactIf(content_rank, event_type != 'driver.location.updated') > 1

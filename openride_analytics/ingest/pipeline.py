@@ -44,7 +44,7 @@ REFUSALS_TRIED: Final = 40
 # The ids of a batch in one query: scattered as they are, a few thousand of them lie in as many granules as all. Not more than
 # 65,535: of longer lists ClickHouse 26.7 makes no set, and compares each row with each id.
 _SETTLED_AT_ONCE: Final = 50_000
-_ID_LENGTH: Final = len("00000000-0000-0000-0000-000000000000\n")
+_ID_LENGTH: Final = len("00000000-0000-0000-0000-000000000000 ")
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
 # The steps of storing come one after the other, here as in the server: a second batch takes the cores that they leave.
 _STORED_AT_ONCE: Final = 2
@@ -395,11 +395,11 @@ async def store_events(
         return ()
     with tracing.span("ingest.insert"):
         refused = await _Insertion(warehouse).insert(await _rows(arrivals))
-    given = "\n".join([run.given_ids for events, _ in arrivals for run in events.runs if run.given_ids])
+    given = " ".join([run.given_ids for events, _ in arrivals for run in events.runs if run.given_ids])
     with tracing.span("ingest.settle"):
         for start in range(0, len(given), _SETTLED_AT_ONCE * _ID_LENGTH):
             some = given[start : start + _SETTLED_AT_ONCE * _ID_LENGTH]
-            await settle_clashes(warehouse, Ids(some.removesuffix("\n")))
+            await settle_clashes(warehouse, Ids(some.rstrip()))
     with tracing.span("ingest.derive"):
         await derive(
             warehouse, list(dict.fromkeys(chain.from_iterable([events.things for events, _ in arrivals])))

@@ -30,6 +30,7 @@ from openride_analytics.warehouse import (
     WarehouseUnavailable,
     failure,
     parameter_text,
+    with_ids,
 )
 
 Session = Any  # chdb.session.Session, which comes without types
@@ -82,7 +83,7 @@ class EmbeddedWarehouse:
         bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}
 
         def run(session: Session) -> list[Row]:
-            result = session.query(sql, "JSONCompact", params=bound)
+            result = session.query(_with_ids(sql), "JSONCompact", params=bound)
             answer = msgspec.json.decode(result.bytes())
             names = [column["name"] for column in answer["meta"]]
             return [dict(zip(names, row, strict=True)) for row in answer["data"]]
@@ -147,7 +148,8 @@ class EmbeddedWarehouse:
         """See `Warehouse.execute`."""
         bound = {name: parameter_text(value) for name, value in (parameters or {}).items()}
         await self._in_thread(
-            lambda session: session.query(statement, params=bound), timeout_seconds or self._insert_timeout
+            lambda session: session.query(_with_ids(statement), params=bound),
+            timeout_seconds or self._insert_timeout,
         )
 
     async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
@@ -274,6 +276,10 @@ def _holder(file: Path) -> str | None:
     except OSError:
         pass
     return None
+
+
+def _with_ids(sql: str) -> str:
+    return with_ids(sql, lambda name: f"(SELECT {{{name}:String}} AS text)")
 
 
 def _literals(row: Sequence[Value]) -> bytes:

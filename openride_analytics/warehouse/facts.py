@@ -7,7 +7,7 @@ keys: repeating it changes nothing, and of several writers the one that knew mos
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from openride_analytics.warehouse import Parameters, Warehouse
+from openride_analytics.warehouse import Ids, Parameters, Warehouse
 from openride_analytics.warehouse.changes import WITHIN, spans_of
 
 FIRST: Final = (
@@ -146,7 +146,9 @@ async def derive(warehouse: Warehouse, things: Sequence[str]) -> None:
     """Brings the facts of some things in line with what is stored of them. Raises what `Warehouse.execute` raises."""
     for start in range(0, len(things), THINGS_AT_ONCE):
         await derive_among(
-            warehouse, "thing_id IN {things:Array(UUID)}", {"things": things[start : start + THINGS_AT_ONCE]}
+            warehouse,
+            "thing_id IN {things:Ids}",
+            {"things": Ids(" ".join(things[start : start + THINGS_AT_ONCE]))},
         )
 
 

@@ -23,6 +23,7 @@ from openride_analytics.warehouse import (
     SETTINGS,
     UNKNOWN_TABLE,
     Block,
+    Ids,
     Parameters,
     QueryTooLong,
     Row,
@@ -31,6 +32,7 @@ from openride_analytics.warehouse import (
     WarehouseUnavailable,
     failure,
     parameter_literal,
+    with_ids,
 )
 from openride_analytics.warehouse.cluster import Cluster, shards_text
 
@@ -141,8 +143,7 @@ class ServerWarehouse:
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
         """See `Warehouse.query`."""
         async with self._connection(self._query_timeout) as connection:
-            await _bind(connection, parameters)
-            rows, columns = await connection.execute(sql, with_column_types=True)
+            rows, columns = await _execute(connection, sql, parameters, with_column_types=True)
             names = [name for name, _ in columns]
             return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -153,7 +154,7 @@ class ServerWarehouse:
         """See `Warehouse.stream`."""
         with contextlib.suppress(_Left):
             async with self._connection(timeout_seconds) as connection:
-                await _bind(connection, parameters)
+                await _bind(connection, parameters or {})
                 async with contextlib.aclosing(connection.blocks(sql)) as blocks:
                     yield blocks
                     if connection.is_query_executing:  # type: ignore[attr-defined]
@@ -168,8 +169,7 @@ class ServerWarehouse:
             return
         seconds = timeout_seconds or self._insert_timeout
         async with self._connection(seconds, self._patient(self._options, timeout_seconds)) as connection:
-            await _bind(connection, parameters)
-            await connection.execute(statement)
+            await _execute(connection, statement, parameters)
 
     async def _everywhere(
         self,
@@ -190,8 +190,7 @@ class ServerWarehouse:
             for host in hosts:
                 options = self._patient(host, timeout_seconds) or host
                 async with self._connection(timeout_seconds or self._insert_timeout, options) as connection:
-                    await _bind(connection, parameters)
-                    await connection.execute(statement)
+                    await _execute(connection, statement, parameters)
 
     def _patient(self, options: dict[str, Any], timeout_seconds: float | None) -> dict[str, Any] | None:
         """Options for a connection on which a statement may take longer than an insert; None where it may not.
@@ -207,8 +206,7 @@ class ServerWarehouse:
         async with self._connection(
             self._query_timeout, {**self._options, "database": "default"}
         ) as connection:
-            await _bind(connection, {"cluster": cluster.name})
-            rows = await connection.execute(_HOSTS)
+            rows = await _execute(connection, _HOSTS, {"cluster": cluster.name})
         if not rows:
             raise ConfigError(f"clickhouse.cluster: the server knows no cluster {cluster.name!r}")
         return [dict(zip(("shard", "host", "port"), row, strict=True)) for row in rows]
@@ -244,8 +242,11 @@ class ServerWarehouse:
         async with self._connection(
             self._query_timeout, {**self._options, "database": "default"}
         ) as connection:
-            await _bind(connection, {"database": cluster.database, "stored_in": cluster.shard_database})
-            ((hosts, databases, comments),) = await connection.execute(cluster.on_hosts(_LAID_OUT))
+            ((hosts, databases, comments),) = await _execute(
+                connection,
+                cluster.on_hosts(_LAID_OUT),
+                {"database": cluster.database, "stored_in": cluster.shard_database},
+            )
         if set(comments) - {shards_text(shards)}:
             raise ConfigError(
                 f"clickhouse.cluster: {cluster.name!r} has {shards_text(shards)} now, but the rows of"
@@ -345,7 +346,25 @@ def _database(name: str) -> str:
     return name or "default"
 
 
-async def _bind(connection: _Connection, parameters: Parameters | None) -> None:
+async def _execute(
+    connection: _Connection, sql: str, parameters: Parameters | None, *, with_column_types: bool = False
+) -> Any:
+    """Runs a statement. `Ids` go with it as tables: a value in its text costs the server 1.2 µs an id."""
+    await _bind(
+        connection,
+        {name: value for name, value in (parameters or {}).items() if not isinstance(value, Ids)},
+    )
+    tables = [
+        {"name": name, "structure": [("text", "String")], "data": [(value.text,)]}
+        for name, value in (parameters or {}).items()
+        if isinstance(value, Ids)
+    ]
+    return await connection.execute(
+        with_ids(sql, str), external_tables=tables, with_column_types=with_column_types
+    )
+
+
+async def _bind(connection: _Connection, parameters: Parameters) -> None:
     """Binds `{name:Type}` parameters on the connection: asynch itself would paste values into the text."""
     if parameters:
         bound = ", ".join(f"param_{name} = {parameter_literal(value)}" for name, value in parameters.items())

@@ -20,6 +20,7 @@ from openride_analytics.warehouse import (
     ContentRefused,
     Ids,
     Parameter,
+    Parameters,
     QueryTooLong,
     StatementRefused,
     Warehouse,
@@ -93,18 +94,34 @@ class TestValues:
 
         await holds(arrive)
 
-    async def test_ids_as_one_text_arrive_as_a_list_of_them_does(self, warehouse: Warehouse) -> None:
-        ids = [str(uuid4()) for _ in range(3)]
-        sql = "SELECT {ids:Array(UUID)} AS ids"
-        for some in (ids, ids[:1]):
-            listed, joined = [
-                await warehouse.query(sql, {"ids": value}) for value in (some, Ids("\n".join(some)))
-            ]
-            assert [str(i) for i in listed[0]["ids"]] == some
-            assert joined == listed
-        for text in ("x'] AS ids --", "\\"):
-            with pytest.raises(StatementRefused):
-                await warehouse.query(sql, {"ids": Ids(text)})
+    async def test_ids_are_looked_up_by_a_query_and_by_a_statement(self, warehouse: Warehouse) -> None:
+        ids = [str(uuid4()) for _ in range(5)]
+        await warehouse.execute(
+            "INSERT INTO erased_users SELECT arrayJoin({ids:Array(UUID)}), now64(3)", {"ids": ids}
+        )
+        found = "user_id IN {some:Ids} AND user_id NOT IN {others:Ids} AND {yes:Bool}"
+        for some, others in ((ids[:3], ids[2:]), (ids[:1], [str(uuid4())]), ([str(uuid4())], ids)):
+            bound: Parameters = {"some": Ids(" ".join(some)), "others": Ids(" ".join(others)), "yes": True}
+            rows = await warehouse.query(
+                f"SELECT toString(user_id) AS id FROM erased_users WHERE {found}", bound
+            )
+            assert {row["id"] for row in rows} == (set(some) - set(others)) & set(ids)
+            await warehouse.execute(
+                f"INSERT INTO doubtful_hours (kind, hour, user_id) SELECT 'lasting', 1, user_id"
+                f" FROM erased_users WHERE {found}",
+                bound,
+            )
+        doubted = await warehouse.query(
+            "SELECT DISTINCT toString(user_id) AS id FROM doubtful_hours ORDER BY id"
+        )
+        assert [row["id"] for row in doubted] == sorted(ids[:2])
+
+    @pytest.mark.parametrize("text", ["x')) FROM numbers(1)) --", "\\", "", "'", "a\tb\nc"])
+    async def test_what_is_no_id_is_refused(self, warehouse: Warehouse, text: str) -> None:
+        with pytest.raises(StatementRefused, match="UUID"):
+            await warehouse.query(
+                "SELECT count() AS n FROM erased_users WHERE user_id IN {ids:Ids}", {"ids": Ids(text)}
+            )
 
     async def test_a_parameter_is_never_read_as_sql(self, warehouse: Warehouse) -> None:
         text = "x'; DROP TABLE events; SELECT '"
