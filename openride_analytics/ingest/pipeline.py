@@ -411,7 +411,6 @@ class _Row(NamedTuple):
     """One of `incoming`: lines of one kind with a newline between two."""
 
     kind: str
-    ids_given: int
     arrived_ms: int
     lines: bytes
 
@@ -464,23 +463,21 @@ class _Insertion:
 async def _rows(arrivals: Sequence[Arrival]) -> list[_Row]:
     """The rows for some events: those of one kind together, many in one. In slices, so that others get their turn."""
     rows: list[_Row] = []
-    gathered: dict[tuple[bool, bool], tuple[int, int, list[bytes]]] = {}
+    gathered: dict[str, tuple[int, int, list[bytes]]] = {}
 
-    def add_row(is_location: bool, ids_given: bool) -> None:  # noqa: FBT001  # a key of `gathered`
-        _, arrived_ms, lines = gathered.pop((is_location, ids_given))
-        rows.append(
-            _Row("location" if is_location else "event", int(ids_given), arrived_ms, b"\n".join(lines))
-        )
+    def add_row(kind: str) -> None:
+        _, arrived_ms, lines = gathered.pop(kind)
+        rows.append(_Row(kind, arrived_ms, b"\n".join(lines)))
 
     for events, arrived_ms in arrivals:
         for run in events.runs:
-            kind = run.is_location, bool(run.given_ids)
+            kind = "location" if run.is_location else "event"
             count, earliest_ms, lines = gathered.setdefault(kind, (0, arrived_ms, []))
             lines.append(run.lines)
             gathered[kind] = count + run.count, min(earliest_ms, arrived_ms), lines
             if count + run.count >= CHUNK_EVENTS:
-                add_row(*kind)
+                add_row(kind)
         await asyncio.sleep(0)
     for kind in list(gathered):
-        add_row(*kind)
+        add_row(kind)
     return rows
