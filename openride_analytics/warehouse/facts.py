@@ -70,7 +70,8 @@ FROM
             AND driver_id NOT IN (SELECT user_id FROM erased_users) AS counts
         FROM histories
         WHERE {{among}}
-        ORDER BY content_rank DESC
+        -- In the order of the table and of the window: it is not sorted twice more.
+        ORDER BY thing_id, kind, event_type, event_timestamp, event_id, content_rank DESC
         LIMIT 1 BY thing_id, kind, event_type, event_timestamp, event_id
     )
     WINDOW thing AS (PARTITION BY thing_id, kind)
