@@ -75,7 +75,7 @@ LONG_FILES = (
 )
 
 
-MEMORY = Path("/dev/shm")  # noqa: S108  # not a file of ours: the folder that Linux keeps in memory
+MEMORY = Path("/dev/shm")  # not a file of ours: the folder that Linux keeps in memory
 ROOM_BYTES = 8 * 2**30
 
 

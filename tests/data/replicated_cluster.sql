@@ -785,6 +785,37 @@ DROP TABLE IF EXISTS openride.active_hours ON CLUSTER 'rides';
 
 DROP TABLE IF EXISTS openride_shard.active_hours ON CLUSTER 'rides';
 
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.events_to_event_ids ON CLUSTER 'rides' TO openride.event_ids AS
+SELECT
+    event_id,
+    event_type,
+    event_timestamp,
+    toUUID('00000000-0000-0000-0000-000000000000') AS driver_id,
+    multiIf(
+        startsWith(event_type, 'booking.'), booking_id,
+        startsWith(event_type, 'payment.'), payment_id,
+        startsWith(event_type, 'trip.'), trip_id,
+        toUUID('00000000-0000-0000-0000-000000000000')
+    ) AS thing_id,
+    content_rank
+FROM openride_shard.events
+WHERE is_deleted = 0;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS openride_shard.driver_locations_to_event_ids ON CLUSTER 'rides' TO openride.event_ids AS
+SELECT
+    event_id,
+    'driver.location.updated' AS event_type,
+    event_timestamp,
+    driver_id,
+    toUUID('00000000-0000-0000-0000-000000000000') AS thing_id,
+    content_rank
+FROM openride_shard.driver_locations
+WHERE is_deleted = 0;
+
+DROP VIEW IF EXISTS openride.incoming_to_event_ids ON CLUSTER 'rides';
+
+DROP VIEW IF EXISTS openride_shard.incoming_to_event_ids ON CLUSTER 'rides';
+
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY TTL toDateTime(event_timestamp) + toIntervalDay(730) WHERE NOT (startsWith(event_type, 'user.') OR startsWith(event_type, 'route.'));
 
 ALTER TABLE openride_shard.events ON CLUSTER 'rides' MODIFY SETTING storage_policy = 'tiered';
