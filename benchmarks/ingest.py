@@ -53,7 +53,6 @@ ASK_SECONDS: Final = 0.2
 MARK_EVERY_SECONDS: Final = 2.0
 CITY: Final = "city of mark "
 PROBE_EVERY_SECONDS: Final = 0.1
-BASELINE_EVENTS: Final = 50_000
 SETTLE_SECONDS: Final = 120.0
 
 
@@ -168,9 +167,7 @@ async def _baselines(running: Servers, total: int, report: dict[str, Any]) -> di
     warehouse = ServerWarehouse(running.clickhouse.url, query_timeout_seconds=60, insert_timeout_seconds=60)
     try:
         limit = await baselines.kafka_engine(running, warehouse, Kafka().topics, total)
-        first, stored = await baselines.first_design(
-            running, warehouse, Kafka().topics, min(total, BASELINE_EVENTS)
-        )
+        first, stored = await baselines.first_design(running, warehouse, Kafka().topics, total)
     finally:
         await warehouse.close()
     ours, whole = (

@@ -395,16 +395,24 @@ async def store_events(
         return ()
     with tracing.span("ingest.insert"):
         refused = await _Insertion(warehouse).insert(await _rows(arrivals))
+    # Side by side: where an id clashes, settling derives the facts of its things once more.
+    await asyncio.gather(_settle(warehouse, arrivals, tracing), _derive(warehouse, arrivals, tracing))
+    return refused
+
+
+async def _settle(warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing) -> None:
     given = " ".join([run.given_ids for events, _ in arrivals for run in events.runs if run.given_ids])
     with tracing.span("ingest.settle"):
         for start in range(0, len(given), _SETTLED_AT_ONCE * _ID_LENGTH):
             some = given[start : start + _SETTLED_AT_ONCE * _ID_LENGTH]
             await settle_clashes(warehouse, Ids(some.rstrip()))
+
+
+async def _derive(warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing) -> None:
     with tracing.span("ingest.derive"):
         await derive(
             warehouse, list(dict.fromkeys(chain.from_iterable([events.things for events, _ in arrivals])))
         )
-    return refused
 
 
 class _Row(NamedTuple):

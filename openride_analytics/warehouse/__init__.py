@@ -186,6 +186,8 @@ SETTINGS: Final[Mapping[str, str | int]] = {
     "async_insert": 0,
     # Repeats within one insert wait for a merge, like all others: readers use FINAL.
     "optimize_on_insert": 0,
+    # The views of an insert, beside each other: it is done a quarter sooner.
+    "parallel_view_processing": 1,
     "max_partitions_per_insert_block": 0,  # late events of many months must not fail a batch
     # The partition follows from the sorting key's time: the same key never lies in two partitions.
     "do_not_merge_across_partitions_select_final": 1,
