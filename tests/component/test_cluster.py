@@ -125,8 +125,10 @@ class TestMigrations:
         engines = {(row["name"], row["engine"]) for row in tables if row["holds_rows"]}
         views = {(name, engine) for name, engine in engines if engine == "MaterializedView"}
         assert {name for name, _ in views} == {
+            "events_to_event_ids",
             "events_to_histories",
             "events_to_active_days",
+            "driver_locations_to_event_ids",
             "driver_locations_to_active_days",
         }
         kinds = engines - views
