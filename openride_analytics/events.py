@@ -52,28 +52,28 @@ class BadEvent(Exception):
 class Event(Struct, frozen=True, gc=False):
     """One accepted event, ready to be stored.
 
-    `line` is its canonical JSON (no newline inside). `event_id` is the producer's, or None when
-    the id inside the line was derived from the content: only given ids can clash with another content. `at_ms`: its
+    `line` is its canonical JSON (no newline inside). `event_id` is the producer's, or derived from the content. `at_ms`: its
     `event_timestamp`, Unix milliseconds. `thing`: the booking, payment or trip that it is about.
     """
 
     line: bytes
     is_location: bool
-    event_id: str | None
+    event_id: str
     at_ms: int
     event_type: str
     thing: str | None = None
 
 
 class Run(Struct, frozen=True, gc=False):
-    """Accepted events one after the other that are stored alike: all of them locations or none, all with ids of their
-    producers or none. `lines`: theirs, with a newline between two; `given_ids`: those, with a space between two.
+    """Accepted events one after the other that are stored alike: all of them locations or none.
+
+    `lines`: theirs, with a newline between two; `ids`: theirs, with a space between two.
     """
 
     is_location: bool
     count: int
     lines: bytes
-    given_ids: str
+    ids: str
 
 
 @dataclass(slots=True)
@@ -98,11 +98,9 @@ class Events:
                     is_location,
                     count=len(alike),
                     lines=b"\n".join([event.line for event in alike]),
-                    given_ids=" ".join([event.event_id for event in alike if event.event_id is not None]),
+                    ids=" ".join([event.event_id for event in alike]),
                 )
-                for (is_location, _), some in groupby(
-                    events, lambda event: (event.is_location, event.event_id is not None)
-                )
+                for is_location, some in groupby(events, attrgetter("is_location"))
                 if (alike := list(some))
             ],
             things=[event.thing for event in events if event.thing is not None],
@@ -289,10 +287,12 @@ def _events(sent: Sequence[Any], by_kind: _ByKind, given_ids: Sequence[str], ear
 
 
 def _event(sent: Envelope, line: bytes) -> Event:
-    if sent.event_id is None:
-        line = b'{"event_id":"%b",%b' % (_content_id(line), line[1:])
+    event_id = sent.event_id
+    if event_id is None:
+        event_id = _content_id(line)
+        line = b'{"event_id":"%b",%b' % (event_id.encode(), line[1:])
     thing = getattr(sent, sent.thing) if sent.thing else None
-    return Event(line, sent.is_location, sent.event_id, sent.event_timestamp, sent.type_name, thing)  # type: ignore[arg-type]  # milliseconds by now
+    return Event(line, sent.is_location, event_id, sent.event_timestamp, sent.type_name, thing)  # type: ignore[arg-type]  # milliseconds by now
 
 
 def _normalise(kind: type[Envelope], some: Sequence[Any], acceptance: Acceptance) -> int:
@@ -408,10 +408,10 @@ def _normalise_ids(event: Envelope) -> None:
             setattr(event, name, canonical)
 
 
-def _content_id(line: bytes) -> bytes:
+def _content_id(line: bytes) -> str:
     """A UUID of version 8 (RFC 9562: custom) out of the canonical content."""
     h = blake2b(line, digest_size=16).hexdigest()
-    return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-a{h[17:20]}-{h[20:]}".encode()
+    return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-a{h[17:20]}-{h[20:]}"
 
 
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")

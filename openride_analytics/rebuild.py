@@ -55,10 +55,7 @@ async def _drop_stale_ids(warehouse: Warehouse, say: Say) -> None:
 
 
 async def _add_ids(warehouse: Warehouse, say: Say) -> None:
-    """The keys of all stored rows, those included that have lost or have a tombstone, day by day.
-
-    Ids derived from content are entered too (a producer may have given ids of that form): they clash with nothing.
-    """
+    """The keys of all stored rows, those included that have lost or have a tombstone, day by day."""
     for table, add in (("events", _ADD_EVENTS), ("driver_locations", _ADD_LOCATIONS)):
         for span in await spans_of(warehouse, table):
             await warehouse.execute(add, span)

@@ -1,6 +1,6 @@
--- The ids from the tables' own rows, as they are stored: until now each line was parsed a second time for them, a tenth of what an
--- event costs. So ids that were derived from content are entered too, which clash with nothing; `incoming.ids_given` is
--- not asked any more, but instances of before still write it.
+-- The ids from the tables' own rows, as they are stored: until now each line was parsed a second time for them, a tenth of
+-- what an event costs. So ids that were derived from content are entered too. `incoming.ids_given` is not asked any more;
+-- instances of before still write it.
 CREATE MATERIALIZED VIEW IF NOT EXISTS events_to_event_ids TO event_ids AS
 SELECT
     event_id,

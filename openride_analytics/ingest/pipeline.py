@@ -41,12 +41,11 @@ log = structlog.get_logger(__name__)
 CHUNK_EVENTS: Final = 1_000
 # Enough to get down to one event of the largest batch and to its neighbours; then it is not the content.
 REFUSALS_TRIED: Final = 40
-# The ids of a batch in one query: scattered as they are, a few thousand of them lie in as many granules as all. Not more than
-# 65,535: of longer lists ClickHouse 26.7 makes no set, and compares each row with each id.
+# The ids of a batch in one query: scattered as they are, a few thousand of them lie in as many granules as all.
 _SETTLED_AT_ONCE: Final = 50_000
 _ID_LENGTH: Final = len("00000000-0000-0000-0000-000000000000 ")
 MAX_BATCH_BYTES: Final = 64 * 1_048_576
-# The steps of storing come one after the other, here as in the server: a second batch takes the cores that they leave.
+# Storing waits for one step after another, here as in the server: a second batch takes the cores that they leave.
 _STORED_AT_ONCE: Final = 2
 _BYTES_STORED_AT_ONCE: Final = 36 * 1_048_576  # of more than one: 350 bytes an event are usual
 # Half a millisecond's work between two turns of the event loop.
@@ -395,16 +394,21 @@ async def store_events(
         return ()
     with tracing.span("ingest.insert"):
         refused = await _Insertion(warehouse).insert(await _rows(arrivals))
-    # Side by side: where an id clashes, settling derives the facts of its things once more.
-    await asyncio.gather(_settle(warehouse, arrivals, tracing), _derive(warehouse, arrivals, tracing))
+    try:
+        # Side by side: where an id clashes, settling derives the facts of its things once more.
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_settle(warehouse, arrivals, tracing))
+            both.create_task(_derive(warehouse, arrivals, tracing))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return refused
 
 
 async def _settle(warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing) -> None:
-    given = " ".join([run.given_ids for events, _ in arrivals for run in events.runs if run.given_ids])
+    ids = " ".join([run.ids for events, _ in arrivals for run in events.runs])
     with tracing.span("ingest.settle"):
-        for start in range(0, len(given), _SETTLED_AT_ONCE * _ID_LENGTH):
-            some = given[start : start + _SETTLED_AT_ONCE * _ID_LENGTH]
+        for start in range(0, len(ids), _SETTLED_AT_ONCE * _ID_LENGTH):
+            some = ids[start : start + _SETTLED_AT_ONCE * _ID_LENGTH]
             await settle_clashes(warehouse, Ids(some.rstrip()))
 
 

@@ -125,7 +125,8 @@ class Warehouse(Protocol):
         ...
 
     async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
-        """The rows of a SELECT, by column name. Parameters are bound as `{name:Type}`, `Ids` as `{name:Ids}` behind an IN.
+        """The rows of a SELECT, by column name. Parameters are bound as `{name:Type}`, `Ids` as `{name:Ids}` behind an IN
+        (here and in `execute`, but not in statements about tables).
 
         Values come as int, float, str, bool, None, lists and dicts of them: queries cast everything else to these
         (decimals and ids to text, times to milliseconds), so that both implementations answer alike.
@@ -186,8 +187,9 @@ SETTINGS: Final[Mapping[str, str | int]] = {
     "async_insert": 0,
     # Repeats within one insert wait for a merge, like all others: readers use FINAL.
     "optimize_on_insert": 0,
-    # The views of an insert, beside each other: it is done a quarter sooner.
+    # The views of an insert, beside each other; but none of them in several parts, as a user's profile might have it.
     "parallel_view_processing": 1,
+    "max_insert_threads": 1,
     "max_partitions_per_insert_block": 0,  # late events of many months must not fail a batch
     # The partition follows from the sorting key's time: the same key never lies in two partitions.
     "do_not_merge_across_partitions_select_final": 1,

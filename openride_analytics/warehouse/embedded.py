@@ -35,7 +35,7 @@ from openride_analytics.warehouse import (
 
 Session = Any  # chdb.session.Session, which comes without types
 
-_THREADS = 4
+_THREADS = 6  # storing takes up to four: two batches, and two steps of each
 # Each has a thread and a session to itself for as long as it lasts.
 _STREAMS = 4
 _PLACE_TIMEOUT_SECONDS = 10.0

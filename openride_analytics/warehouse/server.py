@@ -355,13 +355,17 @@ async def _execute(
         {name: value for name, value in (parameters or {}).items() if not isinstance(value, Ids)},
     )
     tables = [
-        {"name": name, "structure": [("text", "String")], "data": [(value.text,)]}
+        {"name": _ids_table(name), "structure": [("text", "String")], "data": [(value.text,)]}
         for name, value in (parameters or {}).items()
         if isinstance(value, Ids)
     ]
     return await connection.execute(
-        with_ids(sql, str), external_tables=tables, with_column_types=with_column_types
+        with_ids(sql, _ids_table), external_tables=tables, with_column_types=with_column_types
     )
+
+
+def _ids_table(name: str) -> str:
+    return f"ids_of_{name}"  # no other table is called so
 
 
 async def _bind(connection: _Connection, parameters: Parameters) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import pytest_asyncio
@@ -11,7 +11,7 @@ import pytest_asyncio
 from openride_analytics.events import BadEvent, Events
 from openride_analytics.ingest import pipeline as pipeline_module
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.pipeline import REFUSALS_TRIED, Origin, Pipeline
+from openride_analytics.ingest.pipeline import REFUSALS_TRIED, Origin, Pipeline, store_events
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import (
     Parameters,
@@ -49,7 +49,7 @@ class Held:
         self.inserts: list[str] = []
 
     @classmethod
-    def open(cls, inner: Warehouse, *, refusing: bytes) -> "Held":
+    def open(cls, inner: Warehouse, *, refusing: bytes) -> Self:
         """One that waits for nothing, and refuses rows with these bytes, saying nothing of their content."""
         held = cls(inner)
         held.go.set()
@@ -421,6 +421,35 @@ def own_clickhouse(clickhouse: ClickHouseServer) -> Iterator[ClickHouseServer]:
     """A server that no other test waits for."""
     with lent(ClickHouseServer()) as server:
         yield server
+
+
+class Halfway(Held):
+    """One that looks for no clashes, and derives for ever."""
+
+    deriving = 0
+
+    async def query(self, sql: str, parameters: Parameters | None = None) -> list[Row]:
+        if "-- clashes.find" in sql:
+            raise WarehouseUnavailable("no clashes today")
+        return await super().query(sql, parameters)
+
+    async def execute(
+        self, statement: str, parameters: Parameters | None = None, *, timeout_seconds: float | None = None
+    ) -> None:
+        if "-- facts.derive" not in statement:
+            await super().execute(statement, parameters, timeout_seconds=timeout_seconds)
+        self.deriving += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.deriving -= 1
+
+
+async def test_when_a_step_fails_the_one_beside_it_ends_too(embedded_warehouse: EmbeddedWarehouse) -> None:
+    warehouse = Halfway.open(embedded_warehouse, refusing=b"")
+    with pytest.raises(WarehouseUnavailable, match="no clashes today"):
+        await store_events(warehouse, [(Events.of(decoded(bookings(3))), 0)])
+    assert warehouse.deriving == 0
 
 
 async def test_storing_is_tried_until_the_server_is_back(own_clickhouse: ClickHouseServer) -> None:

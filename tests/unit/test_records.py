@@ -36,7 +36,7 @@ async def test_a_record_that_the_decoder_stumbles_over_is_refused_and_the_others
 async def test_also_where_many_are_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = events_module._content_id
 
-    def stumbling(line: bytes) -> bytes:
+    def stumbling(line: bytes) -> str:
         if b"poison" in line:
             raise OverflowError("too large for our own code")
         return shape(line)
