@@ -256,8 +256,8 @@ def test_ingest_of_a_file_that_is_cut_off_or_something_else_says_so_in_one_line(
     (tmp_path / f"a.{kind}").write_bytes(broken(PACKED[kind](b"".join(LINES))))
     with answering(202, ACCEPTED) as (url, _):
         assert cli.main(["ingest", str(tmp_path / f"a.{kind}"), "--url", url]) == 1
-    printed = " ".join(capfd.readouterr().err.split())
-    assert f"a.{kind}: cannot be read beyond line" in printed
+    printed = "".join(capfd.readouterr().err.split())  # lines end anywhere: the folder's name may be long
+    assert f"a.{kind}:cannotbereadbeyondline" in printed
     assert "Traceback" not in printed
 
 

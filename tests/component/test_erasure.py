@@ -284,6 +284,7 @@ class TestNothingIsLeft:
             {"user": USER},
         )
         assert await erase_again(warehouse, MemoryCache(), say=said.append) == {
+            "event_ids": 1,
             "driver_locations": 1,
             "active_days": 1,
         }
