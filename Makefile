@@ -57,8 +57,9 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/bench.stamp ## measure ingestion, the cache, both at once, and exports, shortly
+bench: $(VENV)/bench.stamp ## measure ingestion, questions, the cache, all at once, and exports, shortly
 	$(BIN)/python benchmarks/ingest.py $(ARGS)
+	$(BIN)/python benchmarks/query.py --events 200000 --runs 5 $(ARGS)
 	$(BIN)/python benchmarks/cache.py --seconds 40 --events 60000 $(ARGS)
 	$(BIN)/python benchmarks/mixed.py --seconds 20 $(ARGS)
 	$(BIN)/python benchmarks/export.py --rows 100000

@@ -34,11 +34,12 @@ class Envelope(Struct, tag_field="event_type", omit_defaults=True, kw_only=True,
 
     times: ClassVar[tuple[str, ...]] = ()
     money: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, str]] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
     has_currency: ClassVar[bool] = False
     thing: ClassVar[str] = ""  # the field with the id of the booking, payment or trip that it is about
     id_names: ClassVar[tuple[str, ...]] = ()
     other_ids: ClassVar[tuple[str, ...]] = ()  # of these, all but the event's own
+    optional: ClassVar[frozenset[str]] = frozenset()
     is_location: ClassVar[bool] = False
     type_name: ClassVar[str] = ""  # the tag, which is slow to ask for
     may_lack: ClassVar[frozenset[str]] = frozenset()  # of the amounts, whose type says nothing
@@ -56,7 +57,7 @@ class UserRegistered(Envelope, tag="user.registered", kw_only=True):
 
 
 class UserKycVerified(Envelope, tag="user.kyc_verified", kw_only=True):
-    defaults: ClassVar[dict[str, str]] = {"kyc_status": "VERIFIED"}
+    defaults: ClassVar[dict[str, Any]] = {"kyc_status": "VERIFIED"}
 
     user_id: Id
     kyc_status: Literal["VERIFIED", "REJECTED"] | None = None
@@ -64,7 +65,7 @@ class UserKycVerified(Envelope, tag="user.kyc_verified", kw_only=True):
 
 
 class UserUpgradedToDriver(Envelope, tag="user.upgraded_to_driver", kw_only=True):
-    defaults: ClassVar[dict[str, str]] = {"previous_role": "RIDER", "new_role": "DRIVER"}
+    defaults: ClassVar[dict[str, Any]] = {"previous_role": "RIDER", "new_role": "DRIVER"}
 
     user_id: Id
     previous_role: Text | None = None
@@ -73,6 +74,7 @@ class UserUpgradedToDriver(Envelope, tag="user.upgraded_to_driver", kw_only=True
 
 class RouteCreated(Envelope, tag="route.created", kw_only=True):
     money: ClassVar[tuple[str, ...]] = ("base_price",)
+    defaults: ClassVar[dict[str, Any]] = {"stops_count": 0, "active_days": []}
 
     route_id: Id
     driver_id: Id
@@ -95,6 +97,8 @@ class RouteActivated(Envelope, tag="route.activated", kw_only=True):
 
 
 class RouteCancelled(Envelope, tag="route.cancelled", kw_only=True):
+    defaults: ClassVar[dict[str, Any]] = {"active_bookings_count": 0}
+
     route_id: Id
     driver_id: Id
     route_name: Text | None = None
@@ -140,6 +144,8 @@ class BookingConfirmed(_BookingEvent, tag="booking.confirmed", kw_only=True):
 
 
 class BookingCancelled(_BookingEvent, tag="booking.cancelled", kw_only=True):
+    defaults: ClassVar[dict[str, Any]] = {"refund_initiated": False}
+
     cancelled_by: Party
     cancellation_reason: Text | None = None
     refund_initiated: bool | None = None
@@ -245,6 +251,8 @@ class TripCompleted(_TripEvent, tag="trip.completed", kw_only=True):
 
 
 class TripCancelled(_TripEvent, tag="trip.cancelled", kw_only=True):
+    defaults: ClassVar[dict[str, Any]] = {"was_started": False}
+
     cancelled_by: Party
     cancellation_reason: Text | None = None
     was_started: bool | None = None
@@ -292,4 +300,5 @@ TYPES: Final[dict[str, type[Envelope]]] = {
 for _type in TYPES.values():
     _type.type_name = str(_type.__struct_config__.tag)
     _type.id_names = tuple(field.name for field in fields(_type) if field.type in (Id, Id | None))
+    _type.optional = frozenset(field.name for field in fields(_type) if not field.required)
     _type.other_ids = tuple(name for name in _type.id_names if name != "event_id")

@@ -32,7 +32,7 @@ Reason = Literal[
 ]
 
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_LONGEST_DETAIL: Final = 300  # msgspec repeats what it does not know, however long
+_LONGEST_DETAIL: Final = 300
 
 
 class BadEvent(Exception):
@@ -154,7 +154,8 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _DAY_MS: Final = 86_400_000
 _OLDEST_MS: Final = (datetime(2015, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
 # Departures may be planned ahead; this only keeps absurd years out of the store.
-_LATEST_PLANNED_MS: Final = (datetime(2100, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LATEST_PLANNED_MS: Final = (datetime(2100, 1, 1, tzinfo=UTC) - _EPOCH) // _MILLISECOND - 1
+_AHEAD: Final = "more than 24 hours ahead of now"
 _SECONDS_BELOW: Final = 1e11
 _MILLISECONDS_BELOW: Final = 1e15
 _MONEY_BELOW: Final = Decimal(10**14)
@@ -185,7 +186,11 @@ def relaxed(event_type: str, optional: Collection[str]) -> Parse:
             "is_location",
         )
     }
-    namespace |= {"type_name": event_type, "may_lack": event.may_lack | set(optional)}
+    namespace |= {
+        "type_name": event_type,
+        "may_lack": event.may_lack | set(optional),
+        "optional": event.optional | set(optional),
+    }
     fields = [
         (field.name, field.type | None, None)
         if field.name in optional or not field.required
@@ -301,9 +306,10 @@ def _normalise(kind: type[Envelope], some: Sequence[Any], acceptance: Acceptance
     """
     earliest_ms = _normalise_event_times(some, acceptance)
     for name in kind.times:
+        latest_ms = _LATEST_PLANNED_MS if name.startswith("scheduled_") else acceptance.newest_ms
         for event in some:
             if (at := getattr(event, name)) is not None:
-                setattr(event, name, _planned_milliseconds(at, name))
+                setattr(event, name, _milliseconds_until(latest_ms, at, name))
     for name in kind.money:
         for event in some:
             if (amount := getattr(event, name)) is not None or name not in kind.may_lack:
@@ -327,9 +333,7 @@ def _normalise_event_times(some: Sequence[Any], acceptance: Acceptance) -> int:
     earliest_ms: int = min(times)
     if earliest_ms < _OLDEST_MS or max(times) > acceptance.newest_ms:
         raise BadEvent(
-            "timestamp_out_of_range",
-            "The time is before 2015-01-01 or more than 24 hours ahead of now.",
-            "event_timestamp",
+            "timestamp_out_of_range", f"The time is before 2015-01-01 or {_AHEAD}.", "event_timestamp"
         )
     if earliest_ms < acceptance.expired_before_ms:
         raise BadEvent("expired", "The event is older than the configured retention.", "event_timestamp")
@@ -337,7 +341,7 @@ def _normalise_event_times(some: Sequence[Any], acceptance: Acceptance) -> int:
 
 
 def _milliseconds(value: Time, field: str) -> int:
-    """Unix milliseconds, cut (not rounded) to the millisecond; text without an offset is UTC."""
+    """Unix milliseconds, cut (not rounded) from microseconds, to which msgspec rounds; text without an offset is UTC."""
     if type(value) is int and _SECONDS_BELOW <= value < _MILLISECONDS_BELOW:
         return value  # what most producers send
     if isinstance(value, datetime):
@@ -350,10 +354,11 @@ def _milliseconds(value: Time, field: str) -> int:
     return round(value * (1e6 if value < _SECONDS_BELOW else 1e3)) // 1000
 
 
-def _planned_milliseconds(value: Time, field: str) -> int:
+def _milliseconds_until(latest_ms: int, value: Time, field: str) -> int:
     at_ms = _milliseconds(value, field)
-    if not _OLDEST_MS <= at_ms < _LATEST_PLANNED_MS:
-        raise BadEvent("timestamp_out_of_range", "The time is before 2015-01-01 or after 2099.", field)
+    if not _OLDEST_MS <= at_ms <= latest_ms:
+        until = "after 2099" if latest_ms == _LATEST_PLANNED_MS else _AHEAD
+        raise BadEvent("timestamp_out_of_range", f"The time is before 2015-01-01 or {until}.", field)
     return at_ms
 
 
@@ -388,24 +393,34 @@ def _money(value: Any, field: str) -> str:
 
 _SHAPE: Final = bytes.maketrans(b"0123456789abcdefx", b"xxxxxxxxxxxxxxxx?")
 _CANONICAL: Final = b"xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx "
+_NIL: Final = "00000000-0000-0000-0000-000000000000"
 _NO_ID: Final = "Expected a UUID: hexadecimal digits 8-4-4-4-12."
 _is_id: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 def _are_canonical(ids: Sequence[str]) -> bool:
-    """Whether they are UUIDs in lower case: a few calls, however many they are."""
+    """Whether they are UUIDs in lower case, and none is nil: a few calls, however many they are."""
     text = " ".join(ids) + " "
-    return text.isascii() and text.encode().translate(_SHAPE) == (_CANONICAL * len(ids) or b" ")
+    return (
+        _NIL not in text
+        and text.isascii()
+        and text.encode().translate(_SHAPE) == (_CANONICAL * len(ids) or b" ")
+    )
 
 
 def _normalise_ids(event: Envelope) -> None:
+    """The nil UUID is what some languages write for none: as if it had not been sent."""
     for name in event.id_names:
         sent = getattr(event, name)
         if sent is not None:
             canonical = sent.lower()
             if not _is_id(canonical):
                 raise BadEvent("invalid_field", _NO_ID, name)
-            setattr(event, name, canonical)
+            if canonical == _NIL and name not in event.optional:
+                raise BadEvent(
+                    "invalid_field", "The nil UUID stands for none, and the field is required.", name
+                )
+            setattr(event, name, None if canonical == _NIL else canonical)
 
 
 def _content_id(line: bytes) -> str:
@@ -414,8 +429,9 @@ def _content_id(line: bytes) -> str:
     return f"{h[:8]}-{h[8:12]}-8{h[13:16]}-a{h[17:20]}-{h[20:]}"
 
 
-_PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
+_MESSAGE: Final = re.compile(r"(.*) - at `\$\.?(.*?)`$", re.DOTALL)
 _MISSING: Final = re.compile(r"missing required field `(.*?)`")
+_WHAT_WAS_SENT: Final = re.compile(r"(?<=value) ['\"].*", re.DOTALL)  # may be anything, also personal
 
 
 def refusal(error: Exception) -> BadEvent:
@@ -423,56 +439,16 @@ def refusal(error: Exception) -> BadEvent:
     if not isinstance(error, msgspec.ValidationError):
         return BadEvent("invalid_json", f"Not a JSON object in UTF-8: {error}.")
     message = str(error)
-    path = _PATH.search(message)
     missing = _MISSING.search(message)
     if missing:
         return BadEvent("invalid_field", "The field is required.", missing[1])
-    if path is None:
+    parts = _MESSAGE.match(message)
+    if parts is None:
         return BadEvent("invalid_json", message + ".")
-    field, detail = path[1], message[: path.start()] + "."
-    if field == "event_type" and message.startswith("Invalid value"):
-        return BadEvent("unknown_event_type", detail, field)
-    return BadEvent("invalid_field", detail, field)
-
-
-_TEXT: Final = rb'"(?:[^"\\]|\\.)*+"?'
-
-
-def _value(depth: int) -> bytes:
-    """A pattern for a JSON value, cut off or not. What is nested deeper takes the rest of the record with it."""
-    inner = rb"[^][{}\"]|" + _TEXT + rb"|[\[{].*+"
-    for _ in range(depth):
-        inner = rb"[^][{}\"]|" + _TEXT + rb"|[\[{](?:" + inner + rb")*+[]}]?"
-    return _TEXT + rb"|[\[{](?:" + inner + rb")*+[]}]?|[^,}\r\n]+"
-
-
-def _name(name: str) -> str:
-    """A pattern for a field's name, in letters of either case and in JSON's escapes of them."""
-    return "".join(
-        rf"(?:{letter}|\\u00(?:{ord(letter):02x}|{ord(letter.upper()):02x}))" if letter != "?" else letter
-        for letter in name
-    )
-
-
-_PERSONAL: Final = re.compile(
-    # The first character is looked at before the names are: most quotes begin something else.
-    rb'("(?=[pefc\\])(?:%b)"\s*+:\s*+)(?:%b)'
-    % (
-        "|".join(
-            map(
-                _name,
-                ("phone", "phone_?number", "email", "email_?address", "full_?name", "card_?last_?4"),
-            )
-        ).encode(),
-        _value(depth=4),
-    ),
-    re.IGNORECASE | re.DOTALL,
-)
-
-
-def without_personal_data(record: bytes) -> bytes:
-    """The record's bytes as they came, with the values of personal fields blanked, JSON or not."""
-    return _PERSONAL.sub(rb'\1"-"', record)
+    problem, field = parts.groups()
+    if field == "event_type" and problem.startswith("Invalid value"):
+        return BadEvent("unknown_event_type", "There is no such type of event.", field)
+    return BadEvent("invalid_field", _WHAT_WAS_SENT.sub("", problem) + ".", field)
 
 
 _raw_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -485,10 +461,14 @@ def type_of_line(line: bytes) -> str:
 
 
 def claimed_type(record: bytes) -> str:
-    """The `event_type` a refused record claims, for the operator's lists; empty if it can't be told."""
+    """The `event_type` a refused record claims, for the operator's lists; empty if it can't be told or looks like none."""
     if len(record) > MAX_RECORD_BYTES:
         return ""
     try:
-        return type_of_line(record)[:100]
+        claimed = type_of_line(record)[:100]
     except (*_UNREADABLE, KeyError):
         return ""
+    return claimed if _like_a_type(claimed) else ""
+
+
+_like_a_type: Final = re.compile(r"[A-Za-z][A-Za-z0-9._:/-]*").fullmatch

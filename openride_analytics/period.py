@@ -49,6 +49,7 @@ class Period:
     """Half-open `[start, end)`, aware and in UTC, with the zone whose days, weeks and months it is cut by.
 
     `whole_days`: the bounds were given as calendar days, so neighbouring periods are counted in days, not in hours.
+    `whole_end`: where it would end if it were not cut (see `previous`).
     """
 
     start: datetime
@@ -56,6 +57,7 @@ class Period:
     timezone: ZoneInfo
     granularity: Granularity = "day"
     whole_days: bool = True
+    whole_end: datetime | None = None
 
     @property
     def start_ms(self) -> int:
@@ -87,32 +89,43 @@ class Period:
         return starts
 
     def length_days(self, start: datetime, end: datetime) -> float:
-        """Between midnights of the zone whole local days (30 are 30 across a clock change too), else days of 24 h."""
-        wall_start, wall_end = self._wall(start), self._wall(end)
-        if wall_start.time() == wall_end.time() == time():
-            return (wall_end - wall_start) / timedelta(days=1)
+        """Between beginnings of local days those days (30 are 30 across a clock change too), else days of 24 h.
+
+        A period that was cut, to be compared with one that is not over, counts whole.
+        """
+        if end == self.end and self.whole_end is not None:
+            end = self.whole_end
+        first, after = self._wall(start).date(), self._wall(end).date()
+        if first < after and start == self._beginning(first) and end == self._beginning(after):
+            return (after - first) / timedelta(days=1)
         return (end - start) / timedelta(days=1)
 
     def between(self, start: datetime, end: datetime) -> "Period":
         """Another span of the same zone, without a series."""
-        return replace(self, start=start, end=end, granularity="none")
+        return replace(self, start=start, end=end, granularity="none", whole_end=None)
 
     def previous(self, now: datetime, back: int = 1) -> "Period":
         """The period so many before this one: as many whole months, or local days, or the same length of time each.
 
         A period that is not over is compared with as much of the one before as has elapsed of it by the wall clock.
         """
-        if not self.whole_days:
+        if self.whole_days:
+            start, end = self._whole_days_before(back), self._whole_days_before(back - 1)
+        else:
             length = self.end - self.start
             start, end = self.start - length * back, self.start - length * (back - 1)
-            if now < self.end:
-                end = start + max(now - self.start, timedelta())
-            return self.between(start, end)
-        start, end = self._whole_days_before(back), self._whole_days_before(back - 1)
-        if now < self.end:
-            elapsed = max(self._wall(now) - self._wall(self.start), timedelta())
-            end = min(end, max(start, self._instant(self._wall(start) + elapsed)))
-        return self.between(start, end)
+        before = self.between(start, end)
+        if now >= self.end:
+            return before
+        return replace(before, end=min(end, max(start, self._as_far(start, now))), whole_end=end)
+
+    def _as_far(self, start: datetime, now: datetime) -> datetime:
+        """As much after the start of another period as now is after that of this one: by the clock on the wall, if of days."""
+        if not self.whole_days:
+            return start + (now - self.start)
+        # From midnights: where the clock is changed at one, a day begins at another time.
+        first, other = (datetime.combine(self._wall(at).date(), time()) for at in (self.start, start))
+        return self._instant(other + (self._wall(now) - first))
 
     def _whole_days_before(self, back: int) -> datetime:
         """The start of the period of whole days so many before this one."""
@@ -123,7 +136,7 @@ class Period:
             day = _add_months(first, -months * back)
         else:
             day = first - (after - first) * back
-        return self._instant(datetime.combine(day, time()))
+        return self._beginning(day)
 
     def last_days(self, count: int, now: datetime) -> list[datetime]:
         """The starts of `count` local days and the end of the last: the period's last day that has begun by `now`.
@@ -132,10 +145,8 @@ class Period:
         """
         running = self.start <= now < self.end
         last = self._wall(now if running else self.end - timedelta(milliseconds=1)).date()
-        starts = [
-            self._instant(datetime.combine(last - timedelta(days=n), time())) for n in reversed(range(count))
-        ]
-        return [*starts, min(self.end, self._instant(datetime.combine(last + timedelta(days=1), time())))]
+        starts = [self._beginning(last - timedelta(days=n)) for n in reversed(range(count))]
+        return [*starts, min(self.end, self._beginning(last + timedelta(days=1)))]
 
     def units(self, unit: Unit, further: int) -> tuple[list[date], list[datetime]]:
         """The whole local days, weeks or months that the period is in, by their first days.
@@ -146,7 +157,7 @@ class Period:
         day -= timedelta(days={"day": 0, "week": day.weekday(), "month": day.day - 1}[unit])
         days: list[date] = []
         begins: list[datetime] = []
-        while (beginning := self._instant(datetime.combine(day, time()))) < self.end or further:
+        while (beginning := self._beginning(day)) < self.end or further:
             if beginning < self.end:
                 days.append(day)
             else:
@@ -173,8 +184,7 @@ class Period:
             return changed if on_the_hour else following + hour - beyond
         if self.granularity == "none":
             return self.end
-        day = self._following(self.granularity, self._wall(at).date())
-        return self._instant(datetime.combine(day, time()))
+        return self._beginning(self._following(self.granularity, self._wall(at).date()))
 
     @staticmethod
     def _following(unit: Unit, day: date) -> date:
@@ -192,8 +202,14 @@ class Period:
     def _wall(self, at: datetime) -> datetime:
         return at.astimezone(self.timezone).replace(tzinfo=None)
 
+    def _beginning(self, day: date) -> datetime:
+        return self._instant(datetime.combine(day, time()))
+
     def _instant(self, wall: datetime) -> datetime:
-        """A wall clock time that is skipped is the moment of the change, one that occurs twice its first time."""
+        """A time that occurs twice is its first; one that is skipped is when it would be without the change.
+
+        So a day whose midnight is skipped begins at the change.
+        """
         return wall.replace(tzinfo=self.timezone).astimezone(UTC)
 
 

@@ -6,15 +6,15 @@ them was active in it. Of the average only cells that are over count.
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-from openride_analytics.analytics.question import REGISTERED, AnalyticsHead, AnalyticsQuestion, head
+from openride_analytics.analytics.question import REGISTERED, AnalyticsHead, AnalyticsQuestion, compared, head
 from openride_analytics.metrics.acting import ACTING
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import AXIS, measure
-from openride_analytics.metrics.question import rate, statement
+from openride_analytics.metrics.question import PREVIOUS, PreviousHead, rate, statement
 from openride_analytics.period import Unit, milliseconds
 from openride_analytics.warehouse import Warehouse
 
@@ -108,15 +108,27 @@ class CohortAverage(Struct, kw_only=True):
     ]
 
 
+Cohorts = Annotated[
+    list[Cohort], Meta(description="One a unit that is in the period, wholly or in part, in order.")
+]
+Averages = Annotated[
+    list[CohortAverage], Meta(description="By units since; absent where it is over for no cohort.")
+]
+
+
+class PreviousCohorts(PreviousHead, kw_only=True):
+    """The period before."""
+
+    cohorts: Cohorts
+    average: Averages
+
+
 class CohortAnswer(AnalyticsHead, kw_only=True):
     """What `GET /v1/analytics/cohort` answers."""
 
-    cohorts: Annotated[
-        list[Cohort], Meta(description="One a unit that is in the period, wholly or in part, in order.")
-    ]
-    average: Annotated[
-        list[CohortAverage], Meta(description="By units since; absent where it is over for no cohort.")
-    ]
+    cohorts: Cohorts
+    average: Averages
+    previous: Annotated[PreviousCohorts | None, PREVIOUS]
 
 
 # `edges` are the beginnings of the units that matter, `numbers` their numbers: cohorts and activity are counted in them.
@@ -183,6 +195,15 @@ _ACTIVITIES: Final = {"booking": _BOOKING, "trip": _TRIP, "any": ACTING}
 
 async def ask(warehouse: Warehouse, question: Question) -> CohortAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
+    begins, own, before = await asyncio.gather(
+        head(warehouse, question, _TEXT),
+        _figures(warehouse, question),
+        compared(warehouse, question, _figures, PreviousCohorts),
+    )
+    return CohortAnswer(**begins, **own, previous=before)
+
+
+async def _figures(warehouse: Warehouse, question: Question) -> dict[str, Any]:
     days, edges = question.period.units(question.unit, question.periods)
     starts = [milliseconds(edge) for edge in edges]
     # Where a zone skipped a day, two begin at once: the second is the one that there was.
@@ -201,7 +222,7 @@ async def ask(warehouse: Warehouse, question: Question) -> CohortAnswer:
         activity=_ACTIVITIES[question.activity],
         kept=users_kept(question.filters),
     )
-    begins, rows = await asyncio.gather(head(warehouse, question, _TEXT), warehouse.query(sql, parameters))
+    rows = await warehouse.query(sql, parameters)
     users = {(row["cohort"], row["cell"]): row["users"] for row in rows}
     now = milliseconds(question.now)
     cohorts = []
@@ -214,7 +235,7 @@ async def ask(warehouse: Warehouse, question: Question) -> CohortAnswer:
                 partial = now < starts[number + cell + 1]
                 cells.append(CohortCell(period=cell, active=active, rate=rate(active, size), partial=partial))
         cohorts.append(Cohort(cohort=day.isoformat(), size=size, cells=cells))
-    return CohortAnswer(**begins, cohorts=cohorts, average=_average(cohorts))
+    return {"cohorts": cohorts, "average": _average(cohorts)}
 
 
 def _average(cohorts: list[Cohort]) -> list[CohortAverage]:

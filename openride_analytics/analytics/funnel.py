@@ -2,20 +2,21 @@
 
 A user enters with step 1 in the period; each further step is his earliest that may follow the one before, within the
 window from step 1. At the same instant different types may be in either order; of one type each event is one step
-only. Of a user's attempts the one that gets furthest counts, and of several the earliest.
+only. Of a user's attempts the one that gets furthest counts, and of several the earliest; he may still get further
+while the window of any of these is open.
 """
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
+from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, compared, head
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import measure
-from openride_analytics.metrics.question import Filters, rate, statement
+from openride_analytics.metrics.question import PREVIOUS, Filters, PreviousHead, rate, statement
 from openride_analytics.period import milliseconds
 from openride_analytics.warehouse import Row, Warehouse
 from openride_analytics.warehouse.facts import FIRST
@@ -110,8 +111,8 @@ class FunnelStep(Struct, kw_only=True):
     still_open: Annotated[
         int,
         Meta(
-            description="Users who got here and not further, and whose window (`window_hours` from step 1) ends after "
-            "now; one that ends at this very moment is over.",
+            description="Users who got here and not further, and whose window (`window_hours` from step 1, of the latest "
+            "attempt that got as far) ends after now; one that ends at this very moment is over.",
             examples=[4],
             extra=measure("users", basis="cohort"),
         ),
@@ -128,14 +129,26 @@ class FunnelOfPlace(Struct, kw_only=True):
     steps: Annotated[list[FunnelStep], Meta(description="In their order.")]
 
 
+Steps = Annotated[list[FunnelStep], Meta(description="In their order.")]
+Breakdown = Annotated[
+    list[FunnelOfPlace],
+    Meta(description="The same by place, most users of step 1 first; empty without `breakdown`."),
+]
+
+
+class PreviousFunnel(PreviousHead, kw_only=True):
+    """The period before."""
+
+    steps: Steps
+    breakdown: Breakdown
+
+
 class FunnelAnswer(AnalyticsHead, kw_only=True):
     """What `GET /v1/analytics/funnel` answers."""
 
-    steps: Annotated[list[FunnelStep], Meta(description="In their order.")]
-    breakdown: Annotated[
-        list[FunnelOfPlace],
-        Meta(description="The same by place, most users of step 1 first; empty without `breakdown`."),
-    ]
+    steps: Steps
+    breakdown: Breakdown
+    previous: Annotated[PreviousFunnel | None, PREVIOUS]
 
 
 # A moment is the time of an event; where a type is asked for twice, the time and half the id in one number (`first`), so that
@@ -177,13 +190,17 @@ _REACHED: Final = """
         SELECT
             *,
             arrayMap(m -> [m], arrayFilter(m -> bitShiftRight(m, {bits}) < {end:Int64}, moments_1)) AS attempts_1,
-            attempts_1[1] AS best_1
+            attempts_1[1] AS best_1,
+            attempts_1[-1][1] AS latest_1
         FROM people
         WHERE notEmpty(attempts_1)
     ){further},
     reached AS
     (
-        SELECT person, arrayMap(m -> toInt64(bitShiftRight(m, {bits})), best_{last}) AS times
+        SELECT
+            person,
+            arrayMap(m -> toInt64(bitShiftRight(m, {bits})), best_{last}) AS times,
+            toInt64(bitShiftRight(latest_{last}, {bits})) AS latest_ms
         FROM step_{last}
     )"""
 
@@ -196,12 +213,13 @@ SELECT
     count() AS users,
     quantileExactInclusive(0.5)(ms) AS p50_ms,
     quantileExactInclusive(0.9)(ms) AS p90_ms,
-    countIf(step = length(times) AND step < {last:UInt8} AND times[1] + {window_ms:Int64} > {now:Int64}) AS still_open
+    countIf(step = length(times) AND step < {last:UInt8} AND latest_ms + {window_ms:Int64} > {now:Int64}) AS still_open
 FROM
 (
     SELECT
         person,
         times,
+        latest_ms,
         step,
         if(step = 1, 0, times[step] - times[step - 1]) AS ms
     FROM reached
@@ -226,7 +244,8 @@ _FURTHER: Final = """,
                 a -> a[{n}] % 2 = 1 AND bitShiftRight(a[{n}], {bits}) <= bitShiftRight(a[1], {bits}) + {window_ms:Int64},
                 arrayMap((a, next) -> arrayPushBack(a, next), attempts_{before}, following_{n})
             ) AS attempts_{n},
-            if(empty(attempts_{n}), best_{before}, attempts_{n}[1]) AS best_{n}
+            if(empty(attempts_{n}), best_{before}, attempts_{n}[1]) AS best_{n},
+            if(empty(attempts_{n}), latest_{before}, attempts_{n}[-1][1]) AS latest_{n}
         FROM {step_before}
     )"""
 
@@ -243,6 +262,15 @@ _HOMES: Final = """LEFT JOIN
 
 async def ask(warehouse: Warehouse, question: Question) -> FunnelAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
+    begins, own, before = await asyncio.gather(
+        head(warehouse, question, _TEXT),
+        _figures(warehouse, question),
+        compared(warehouse, question, _figures, PreviousFunnel),
+    )
+    return FunnelAnswer(**begins, **own, previous=before)
+
+
+async def _figures(warehouse: Warehouse, question: Question) -> dict[str, Any]:
     parameters = {
         **question.bound,
         "steps": list(question.steps),
@@ -250,9 +278,7 @@ async def ask(warehouse: Warehouse, question: Question) -> FunnelAnswer:
         "last": len(question.steps),
         "now": milliseconds(question.now),
     }
-    begins, rows = await asyncio.gather(
-        head(warehouse, question, _TEXT), warehouse.query(_sql(question), parameters)
-    )
+    rows = await warehouse.query(_sql(question), parameters)
     places: dict[str, list[Row]] = {}
     for row in rows:
         if not row["is_whole"]:
@@ -261,11 +287,10 @@ async def ask(warehouse: Warehouse, question: Question) -> FunnelAnswer:
         FunnelOfPlace(value=place or None, steps=_steps(question, of_place))
         for place, of_place in places.items()
     ]
-    return FunnelAnswer(
-        **begins,
-        steps=_steps(question, [row for row in rows if row["is_whole"]]),
-        breakdown=sorted(breakdown, key=_most_first),
-    )
+    return {
+        "steps": _steps(question, [row for row in rows if row["is_whole"]]),
+        "breakdown": sorted(breakdown, key=_most_first),
+    }
 
 
 def _sql(question: Question) -> str:
@@ -284,7 +309,8 @@ def _sql(question: Question) -> str:
 def reached(steps: Sequence[str], filters: Filters) -> str:
     """The statements that follow each user (what stands behind WITH); the last one is named `reached`.
 
-    It has a row for each `person` who entered, with `times`: Unix milliseconds of the steps of the attempt that got furthest.
+    It has a row for each `person` who entered, with `times`: Unix milliseconds of the steps of the attempt that got furthest,
+    and `latest_ms`: of step 1 of the latest attempt that got as far.
     Binds `steps`, `window_ms`, the period and the filters.
     """
     first_alike = [steps.index(step) + 1 for step in steps]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, head
+from openride_analytics.analytics.question import AnalyticsHead, AnalyticsQuestion, compared, head
 from openride_analytics.metrics import bookings, payments, routes, trips, users
 from openride_analytics.metrics.filters import (
     bookings_kept,
@@ -22,7 +22,15 @@ from openride_analytics.metrics.filters import (
     users_kept,
 )
 from openride_analytics.metrics.measure import AXIS, measure
-from openride_analytics.metrics.question import Filters, Money, money, rate, statement
+from openride_analytics.metrics.question import (
+    PREVIOUS,
+    Filters,
+    Money,
+    PreviousHead,
+    money,
+    rate,
+    statement,
+)
 from openride_analytics.warehouse import Row, Warehouse
 
 Metric = Literal["bookings", "revenue", "trips", "users", "drivers", "routes"]
@@ -107,10 +115,20 @@ class Place(Struct, kw_only=True):
     ]
 
 
+Places = Annotated[list[Place], Meta(description="The most first, then by name.")]
+
+
+class PreviousPlaces(PreviousHead, kw_only=True):
+    """The period before."""
+
+    places: Places
+
+
 class GeographicAnswer(AnalyticsHead, kw_only=True):
     """What `GET /v1/analytics/geographic` answers."""
 
-    places: Annotated[list[Place], Meta(description="The most first, then by name.")]
+    places: Places
+    previous: Annotated[PreviousPlaces | None, PREVIOUS]
 
 
 class Polygon(Struct, kw_only=True, tag_field="type", tag="Polygon"):
@@ -366,22 +384,29 @@ LIMIT {most:UInt32}
 
 async def ask(warehouse: Warehouse, question: Question) -> GeographicAnswer:
     """Answers for a period; raises `TooManyHexagons`, and what `Warehouse.query` raises."""
-    begins, rows = await asyncio.gather(
-        head(warehouse, question, _TEXTS[question.metric]), _rows(warehouse, question)
+    begins, own, before = await asyncio.gather(
+        head(warehouse, question, _TEXTS[question.metric]),
+        _figures(warehouse, question),
+        compared(warehouse, question, _figures, PreviousPlaces),
     )
+    return GeographicAnswer(**begins, **own, previous=before)
+
+
+async def _figures(warehouse: Warehouse, question: Question) -> dict[str, Any]:
+    rows = await _rows(warehouse, question)
     if question.metric == "revenue":
-        places = _revenue(question, rows)
-    else:
-        whole = sum(row["value"] for row in rows)
-        places = [
+        return {"places": _revenue(question, rows)}
+    whole = sum(row["value"] for row in rows)
+    return {
+        "places": [
             Place(**_where(question, row), value=row["value"], share=rate(row["value"], whole))
             for row in rows
         ]
-    return GeographicAnswer(**begins, places=places)
+    }
 
 
 async def ask_geojson(warehouse: Warehouse, question: Question) -> GeoJSON:
-    """The answer by hexagon for a map; raises what `ask` raises."""
+    """The answer by hexagon for a map, without comparison; raises what `ask` raises."""
     begins, rows = await asyncio.gather(
         head(warehouse, question, _TEXTS[question.metric]),
         _rows(warehouse, question, boundary=_BOUNDARY),

@@ -1,14 +1,21 @@
 """What every endpoint of analytics is asked, how its answer begins, and the SQL that several of them share."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from msgspec import Meta, Struct
 
 from openride_analytics.metrics.measure import AXIS
-from openride_analytics.metrics.question import AnswerHead, Filters, data_through, period_answer
-from openride_analytics.period import Period
+from openride_analytics.metrics.question import (
+    AnswerHead,
+    Filters,
+    PreviousPeriod,
+    data_through,
+    period_answer,
+)
+from openride_analytics.period import Period, instant_text
 from openride_analytics.warehouse import Parameter, Warehouse
 
 DAY_MS: Final = 86_400_000
@@ -24,6 +31,7 @@ class AnalyticsQuestion:
     now: datetime
     filters: Filters = field(default_factory=Filters)
     default_currency: str = "NGN"
+    compare: bool = False
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -53,6 +61,24 @@ class AnalyticsHead(AnswerHead, kw_only=True):
     """What every answer of analytics begins with."""
 
     definition: Annotated[Definition, Meta(description="What the numbers of this answer mean.")]
+
+
+B = TypeVar("B")
+Q = TypeVar("Q", bound=AnalyticsQuestion)
+
+
+async def compared(
+    warehouse: Warehouse,
+    question: Q,
+    figures: Callable[[Warehouse, Q], Awaitable[dict[str, Any]]],
+    previous: Callable[..., B],
+) -> B | None:
+    """`previous` with the `figures` of the period before, as known now, if the question asks for it."""
+    if not question.compare:
+        return None
+    before = question.period.previous(question.now)
+    period = PreviousPeriod(start=instant_text(before.start), end=instant_text(before.end))
+    return previous(period=period, **await figures(warehouse, replace(question, period=before)))
 
 
 async def head(warehouse: Warehouse, question: AnalyticsQuestion, text: str) -> dict[str, Any]:

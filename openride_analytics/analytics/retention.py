@@ -7,7 +7,7 @@ acted in it or later. Only users for whom it is over count, in both modes.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -16,12 +16,13 @@ from openride_analytics.analytics.question import (
     REGISTERED,
     AnalyticsHead,
     AnalyticsQuestion,
+    compared,
     head,
 )
 from openride_analytics.metrics.acting import ACTING
 from openride_analytics.metrics.filters import users_kept
 from openride_analytics.metrics.measure import AXIS, measure
-from openride_analytics.metrics.question import rate, statement
+from openride_analytics.metrics.question import PREVIOUS, PreviousHead, rate, statement
 from openride_analytics.period import END_OF_TIME_MS, milliseconds
 from openride_analytics.warehouse import Warehouse
 
@@ -77,10 +78,20 @@ class RetentionDay(Struct, kw_only=True):
     ]
 
 
+Days = Annotated[list[RetentionDay], Meta(description="The days asked for, in order.")]
+
+
+class PreviousRetention(PreviousHead, kw_only=True):
+    """The period before."""
+
+    days: Days
+
+
 class RetentionAnswer(AnalyticsHead, kw_only=True):
     """What `GET /v1/analytics/retention` answers."""
 
-    days: Annotated[list[RetentionDay], Meta(description="The days asked for, in order.")]
+    days: Days
+    previous: Annotated[PreviousRetention | None, PREVIOUS]
 
 
 _SQL: Final = """
@@ -144,6 +155,15 @@ _UNBOUNDED: Final = """
 
 async def ask(warehouse: Warehouse, question: Question) -> RetentionAnswer:
     """Answers for a period; raises what `Warehouse.query` raises."""
+    begins, own, before = await asyncio.gather(
+        head(warehouse, question, _TEXT),
+        _figures(warehouse, question),
+        compared(warehouse, question, _figures, PreviousRetention),
+    )
+    return RetentionAnswer(**begins, **own, previous=before)
+
+
+async def _figures(warehouse: Warehouse, question: Question) -> dict[str, Any]:
     days = sorted(set(question.days))
     exact = question.mode == "exact"
     role = {"role": question.role} if question.role else {}
@@ -164,11 +184,10 @@ async def ask(warehouse: Warehouse, question: Question) -> RetentionAnswer:
         of_role="role = {role:String}" if role else "true",
         kept=users_kept(question.filters),
     )
-    begins, rows = await asyncio.gather(head(warehouse, question, _TEXT), warehouse.query(sql, parameters))
+    rows = await warehouse.query(sql, parameters)
     users = {(row["what"], row["day"]): row["users"] for row in rows}
-    return RetentionAnswer(
-        **begins,
-        days=[
+    return {
+        "days": [
             RetentionDay(
                 day=day,
                 eligible=users.get(("eligible", day), 0),
@@ -176,5 +195,5 @@ async def ask(warehouse: Warehouse, question: Question) -> RetentionAnswer:
                 rate=rate(users.get(("retained", day)), users.get(("eligible", day))),
             )
             for day in days
-        ],
-    )
+        ]
+    }

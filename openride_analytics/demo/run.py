@@ -15,6 +15,7 @@ from openride_analytics import serve
 from openride_analytics.config import Config, Log, Server, Storage
 from openride_analytics.demo.platform import Platform
 from openride_analytics.ingest.dead_letters import DeadLetter
+from openride_analytics.ingest.pipeline import Stored
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ops import logs
 from openride_analytics.service import Service
@@ -69,7 +70,7 @@ async def _load(service: Service, platform: Platform) -> None:
     with Progress(*columns, console=_console) as progress:
         task = progress.add_task("", total=platform.expected_events)
         history = platform.history()
-        pending: asyncio.Future[None] | None = None
+        pending: Stored | None = None
         while True:
             batch = await asyncio.to_thread(_next_records, history)
             if not batch:
@@ -88,7 +89,7 @@ def _next_records(history: Iterator[dict[str, Any]]) -> list[bytes]:
     return [msgspec.json.encode(event) for event in islice(history, _BATCH_EVENTS)]
 
 
-async def _take_in(service: Service, records: list[bytes]) -> "asyncio.Future[None]":
+async def _take_in(service: Service, records: list[bytes]) -> Stored:
     """The way that posted events go."""
     arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
     events, refused = await decode_records(records, acceptance_now(service.config))

@@ -276,7 +276,7 @@ SELECT
     {steps:Array(String)}[length(times)] AS event_type,
     fromUnixTimestamp64Milli(times[1], 'UTC') AS entered_at,
     fromUnixTimestamp64Milli(times[-1], 'UTC') AS reached_at,
-    entered_at + toIntervalMillisecond({window_ms:Int64}) AS window_ends_at,
+    fromUnixTimestamp64Milli(latest_ms + {window_ms:Int64}, 'UTC') AS window_ends_at,
     window_ends_at > fromUnixTimestamp64Milli({now:Int64}) AS still_open
 FROM reached
 WHERE length(times) < length({steps:Array(String)}) AND ({step:UInt8} = 0 OR length(times) = {step:UInt8})
@@ -485,7 +485,11 @@ DATASETS: Final[dict[str, Dataset]] = {
             ("event_type", "text", "What that step is."),
             ("entered_at", "time", "When step 1 was taken."),
             ("reached_at", "time", "When the last step was taken."),
-            ("window_ends_at", "time", "Until when the next step would count."),
+            (
+                "window_ends_at",
+                "time",
+                "Until when the next step would count, after the latest of the attempts that got as far.",
+            ),
             ("still_open", "flag", "That time is after now: the user may still go on."),
         ),
         ("step", "entered_at", "user_id"),

@@ -14,7 +14,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from openride_analytics.analytics import cohort, funnel, geographic, retention
 from openride_analytics.http.access import needs
 from openride_analytics.http.answers import NOT_MODIFIED, PROBLEMS, answered, documented
-from openride_analytics.http.parameters import PARAMETERS, SPAN, Query, analytics_key
+from openride_analytics.http.parameters import PARAMETERS, PERIOD, Query, analytics_key
 from openride_analytics.http.problems import BadRequest, FieldProblem
 from openride_analytics.service import Service
 from openride_analytics.warehouse import Warehouse
@@ -41,12 +41,12 @@ class Endpoint:
     filters: frozenset[str]
     own: tuple[str, ...]
     summary: str
-    description: str = "Users who registered more than once count at their first registration."
+    description: str
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """All parameters, in the order of their table."""
-        taken = {*SPAN, *self.filters, *self.own}
+        taken = {*PERIOD, *self.filters, *self.own}
         return tuple(name for name in PARAMETERS if name in taken)
 
 
@@ -94,12 +94,15 @@ def _geographic(query: Query, common: dict[str, Any]) -> Asked:
         query.refuse("level", f"h3 only with metric={', '.join(geographic.WITH_POINTS)}.")
     if is_geojson and question.level != "h3":
         query.refuse("format", "geojson only with level=h3.")
+    if is_geojson and question.compare:
+        query.refuse("compare", "Not with format=geojson.")
     query.raise_faults()
     if is_geojson:
         return Asked(question, geographic.ask_geojson, GEOJSON)
     return Asked(question, geographic.ask)
 
 
+_FIRST_REGISTRATION: Final = "Users who registered more than once count at their first registration."
 _TOO_MANY: Final = (
     f"The answer would have more than {geographic.MOST_HEXAGONS:,} hexagons: ask for a coarser resolution, a shorter period "
     "or one city."
@@ -114,6 +117,7 @@ ENDPOINTS: Final = (
         funnel.FILTERS,
         ("steps", "window_hours", "breakdown"),
         "How many users take one step after another",
+        "Users are riders for steps of bookings, payments and trips, and drivers for those of routes.",
     ),
     Endpoint(
         "cohort",
@@ -122,6 +126,7 @@ ENDPOINTS: Final = (
         cohort.FILTERS,
         ("unit", "periods", "activity"),
         "Who comes back, by the time of registration",
+        _FIRST_REGISTRATION,
     ),
     Endpoint(
         "retention",
@@ -130,6 +135,7 @@ ENDPOINTS: Final = (
         retention.FILTERS,
         ("days", "mode", "role"),
         "Who of the newly registered is there on day N",
+        _FIRST_REGISTRATION,
     ),
     Endpoint(
         "geographic",

@@ -3,11 +3,13 @@
 import asyncio
 import re
 import zlib
+from array import array
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from itertools import islice
+from operator import attrgetter
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -18,10 +20,12 @@ from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Sche
 from litestar.openapi.spec.enums import OpenAPIType
 from msgspec import Meta, Struct
 
+from openride_analytics.events import BadEvent
 from openride_analytics.http.access import needs
 from openride_analytics.http.bodies import HeldBytes
 from openride_analytics.http.problems import MEDIA_TYPE, BadRequest, Problem
 from openride_analytics.ingest.dead_letters import DeadLetter
+from openride_analytics.ingest.pipeline import UNSTORABLE, Stored
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.service import Service
 
@@ -143,7 +147,7 @@ async def post_events(request: Request[Any, Any, State]) -> Response[bytes]:
 async def _store(service: Service, records: Iterator[tuple[int, bytes]]) -> Receipt:
     """Hands over slice after slice, and waits until all are stored."""
     receipt = Receipt(accepted=0, duplicates_possible=True, rejected=[])
-    waiting: list[asyncio.Future[None]] = []
+    waiting: list[tuple[array[int], Stored]] = []  # the line of each event, and when they are stored
     while lines := list(islice(records, _SLICE_RECORDS)):
         arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
         slice_ = [record for _, record in lines]
@@ -151,15 +155,22 @@ async def _store(service: Service, records: Iterator[tuple[int, bytes]]) -> Rece
             slice_, acceptance_now(service.config), took=service.metrics.decode_seconds.observe
         )
         letters = [DeadLetter.of(slice_[index], error, rejected_ms=arrived_ms) for index, error in refused]
-        waiting.append(await service.pipeline.put(events, letters, arrived_ms))
-        receipt.accepted += len(events)
-        receipt.rejected += [
-            Rejection(line=lines[index][0], reason=error.reason, field=error.field, detail=error.detail)
-            for index, error in refused
-        ]
+        bad = dict(refused)
+        receipt.rejected += [_rejection(lines[index][0], error) for index, error in refused]
+        accepted = array("I", [number for index, (number, _) in enumerate(lines) if index not in bad])
+        waiting.append((accepted, await service.pipeline.put(events, letters, arrived_ms)))
     if waiting:
-        await asyncio.wait(waiting)  # which leaves them alone when it is cancelled
+        await asyncio.wait([stored for _, stored in waiting])  # which leaves them alone when it is cancelled
+    for accepted, stored in waiting:
+        unstorable = stored.result()
+        receipt.accepted += len(accepted) - len(unstorable)
+        receipt.rejected += [_rejection(accepted[place], UNSTORABLE) for place in unstorable]
+    receipt.rejected.sort(key=attrgetter("line"))
     return receipt
+
+
+def _rejection(line: int, error: BadEvent) -> Rejection:
+    return Rejection(line=line, reason=error.reason, field=error.field, detail=error.detail)
 
 
 class _Claimed:

@@ -5,7 +5,7 @@ Each endpoint names the parameters it takes; any other, a repeated one or a bad 
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -112,7 +112,8 @@ PARAMETERS: Final = {
         ),
         QueryParameter(
             "granularity",
-            "Size of the buckets of the series; `none`: no series. Default: `day`.",
+            "Size of the buckets of the series; `none`: no series. Default: `day`. Answers that have no series are the same "
+            "with any.",
             "day",
             GRANULARITIES,
         ),
@@ -287,10 +288,12 @@ class Query:
     def common(self, analytics: Analytics, filters: Iterable[str], now: datetime) -> dict[str, Any]:
         """What every question of analytics has."""
         return {
-            "period": self.period(analytics, now, "none"),
+            # The buckets of a series are taken as for metrics, and there is none.
+            "period": replace(self.period(analytics, now, "none"), granularity="none"),
             "now": now,
             "filters": self._filters(filters),
             "default_currency": analytics.currency,
+            "compare": "compare" in self._values,
         }
 
     def period(self, analytics: Analytics, now: datetime, default: Granularity = "day") -> Period:
@@ -407,9 +410,8 @@ def question_key(endpoint: str, question: Question) -> str:
 
 def analytics_key(endpoint: str, question: AnalyticsQuestion) -> str:
     """The same for a question of analytics."""
-    return _key(
-        endpoint, question.period, {"default_currency": question.default_currency, **question.settings}
-    )
+    common = {"compare": question.compare, "default_currency": question.default_currency}
+    return _key(endpoint, question.period, {**common, **question.settings})
 
 
 def _key(endpoint: str, period: Period, parts: Mapping[str, object]) -> str:

@@ -16,8 +16,9 @@ from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from msgspec import Meta, Struct
 
-from openride_analytics.events import BadEvent, claimed_type, without_personal_data
+from openride_analytics.events import BadEvent, claimed_type
 from openride_analytics.period import from_milliseconds, instant_text
+from openride_analytics.personal_data import without_personal_data
 from openride_analytics.warehouse import Parameter, Row, Warehouse
 
 Source = Literal["kafka", "http"]
@@ -343,13 +344,14 @@ class Kept(NamedTuple):
 
     dead_letter_id: str
     topic: str
+    detail: str
     record: bytes
 
 
 async def kept(warehouse: Warehouse, ids: Sequence[str]) -> list[Kept]:
     """The whole records of those letters that are (still) there. Raises as `Warehouse.query` does."""
     rows = await warehouse.query(_RECORDS, {"ids": ids})
-    return [Kept(row["dead_letter_id"], row["topic"], b64decode(row["bytes"])) for row in rows]
+    return [Kept(row["dead_letter_id"], row["topic"], row["detail"], b64decode(row["bytes"])) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,7 +522,7 @@ WHERE dead_letter_id IN {ids:Array(String)}
 
 _RECORDS: Final = """
 -- dead_letters.records
-SELECT dead_letter_id, topic, base64Encode(record) AS bytes
+SELECT dead_letter_id, topic, detail, base64Encode(record) AS bytes
 FROM dead_letters FINAL
 WHERE dead_letter_id IN {ids:Array(String)}
 """

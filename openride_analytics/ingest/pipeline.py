@@ -90,12 +90,16 @@ class Traced:
     batch: Span | None = None
 
 
+Stored = asyncio.Future[Sequence[int]]
+"""Done when all of some events are stored; with the places, among them, of those that the store cannot hold."""
+
+
 @dataclass
 class Submission:
     """What one source handed over at once. `arrived_ms`: when the first of it arrived, Unix milliseconds.
 
-    `refused`: the lines of those of its events that the store cannot hold, once it is stored. They become dead letters,
-    unless they come from such (`are_letters`).
+    `refused`: the places of those of its events that the store cannot hold, once it is `stored`, which has the same for a
+    result. They become dead letters, unless they come from such (`are_letters`).
     """
 
     events: Events
@@ -103,9 +107,9 @@ class Submission:
     arrived_ms: int
     origin: Origin | None = None
     are_letters: bool = False
-    refused: Collection[bytes] = ()
+    refused: Sequence[int] = ()
     traced: Traced | None = None
-    stored: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    stored: "Stored" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def size(self) -> int:
@@ -119,13 +123,21 @@ class Submission:
             return _REPLAYED
         return self.origin.topic if self.origin else OVER_HTTP
 
+    def refused_by_type(self) -> Tally[str]:
+        """How many of each type the store cannot hold."""
+        if not self.refused:
+            return Tally()
+        lines = list(self.events.lines())
+        return Tally([type_of_line(lines[place]) for place in self.refused])
+
     def refuse(self, lines: Collection[bytes]) -> list[DeadLetter]:
         """Takes note of its events among those that the store cannot hold, and returns the letters that they become."""
-        if not lines:
-            self.refused = ()
-            return []
-        places = [(index, line) for index, line in enumerate(self.events.lines()) if line in lines]
-        self.refused = [line for _, line in places]
+        places = (
+            [(index, line) for index, line in enumerate(self.events.lines()) if line in lines]
+            if lines
+            else []
+        )
+        self.refused = [index for index, _ in places]
         if self.are_letters:
             return []
         return [
@@ -196,21 +208,17 @@ class Pipeline:
         """Whether less than a full batch is waiting."""
         return self._waiting_events < self._max_batch_events and self._waiting_bytes < MAX_BATCH_BYTES
 
-    async def put(
-        self, events: Events, dead_letters: Sequence[DeadLetter], arrived_ms: int
-    ) -> "asyncio.Future[None]":
-        """Hands over events as soon as there is room. The future is done when all of them are stored."""
+    async def put(self, events: Events, dead_letters: Sequence[DeadLetter], arrived_ms: int) -> Stored:
+        """Hands over events as soon as there is room."""
         return await self._put(Submission(events, dead_letters, arrived_ms))
 
-    async def put_again(self, events: Events, arrived_ms: int) -> Collection[bytes]:
-        """Events out of dead letters: waits until they are stored, and returns the lines of those that the store cannot
+    async def put_again(self, events: Events, arrived_ms: int) -> Sequence[int]:
+        """Events out of dead letters: waits until they are stored, and returns the places of those that the store cannot
         hold.
 
         No new letters are made of these. May be cancelled; the events are stored all the same, or not at all.
         """
-        submission = Submission(events, [], arrived_ms, are_letters=True)
-        await (await self._put(submission))
-        return set(submission.refused)
+        return await (await self._put(Submission(events, [], arrived_ms, are_letters=True)))
 
     async def put_at_once(
         self,
@@ -219,17 +227,17 @@ class Pipeline:
         arrived_ms: int,
         origin: Origin | None = None,
         traced: Traced | None = None,
-    ) -> "asyncio.Future[None]":
-        """The same without waiting: for a source that looks at `has_room` itself before it fetches more."""
+    ) -> Stored:
+        """The same as `put` without waiting: for a source that looks at `has_room` itself before it fetches more."""
         async with self._changed:
             return self._add(Submission(events, dead_letters, arrived_ms, origin, traced=traced))
 
-    async def _put(self, submission: Submission) -> "asyncio.Future[None]":
+    async def _put(self, submission: Submission) -> Stored:
         async with self._changed:
             await self._changed.wait_for(lambda: self.has_room)
             return self._add(submission)
 
-    def _add(self, submission: Submission) -> "asyncio.Future[None]":
+    def _add(self, submission: Submission) -> Stored:
         if not self._waiting:
             self._delay_ends = monotonic() + self._max_delay_seconds
         self._waiting.append(submission)
@@ -291,7 +299,7 @@ class Pipeline:
         await self._store_traced(batch)
         for submission in batch:
             if not submission.stored.done():
-                submission.stored.set_result(None)
+                submission.stored.set_result(submission.refused)
         async with self._changed:
             self._storing -= 1
             self._storing_bytes -= size
@@ -345,7 +353,7 @@ class Pipeline:
         now_ms = int(datetime.now(UTC).timestamp() * 1000)
         by_type = Tally[str]()
         for submission in batch:
-            by_type += submission.events.by_type - Tally(map(type_of_line, submission.refused))
+            by_type += submission.events.by_type - submission.refused_by_type()
         self._metrics.stored(
             by_type=by_type,
             seconds=monotonic() - started,
@@ -430,46 +438,73 @@ class _Row(NamedTuple):
 class _Insertion:
     """One batch on its way in, in parts where it is refused as a whole.
 
-    A refusal whose code does not speak of the content may still be one event's fault, or everybody's (a table is gone):
-    it is one event's when others of the batch get through.
+    A refusal whose code does not speak of the content may still be one event's fault, or everybody's (a table is gone, a quota
+    is used up). It is one event's when another one gets through and this one is refused again.
     """
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
-        self._stored_some = False
         self._refusals = 0
         self._refused: set[bytes] = set()
-        self._doubt: StatementRefused | None = None
+        self._stored: _Row | None = None  # of what got through, one event
+        self._doubtful: list[tuple[_Row, StatementRefused]] = []  # one event each
 
     async def insert(self, rows: Sequence[_Row]) -> Collection[bytes]:
-        """Stores what can be stored and returns the other lines."""
+        """Stores what can be stored and returns the other lines. Raises `StatementRefused` where it is everybody's fault."""
         await self._insert(rows)
-        if self._doubt is not None and not self._stored_some:
-            raise self._doubt
+        for row, refusal in self._doubtful:
+            await self._judge(row, refusal)
         return self._refused
 
     async def _insert(self, rows: Sequence[_Row]) -> None:
         try:
-            await self._warehouse.insert("incoming", _Row._fields, rows)
+            await self._put(rows)
         except StatementRefused as refusal:
+            lines = rows[0].lines.split(b"\n")
+            if len(rows) == len(lines) == 1:
+                await self._refuse(rows[0], refusal)
+                return
             self._refusals += 1
-            if not isinstance(refusal, ContentRefused):
-                self._doubt = refusal
-                if self._refusals > REFUSALS_TRIED and not self._stored_some:
-                    raise
+            if (
+                self._refusals > REFUSALS_TRIED
+                and not self._stored
+                and not isinstance(refusal, ContentRefused)
+            ):
+                raise
         else:
-            self._stored_some = True
+            self._stored = rows[0]._replace(lines=rows[0].lines.partition(b"\n")[0])
             return
         if len(rows) == 1:
-            lines = rows[0].lines.split(b"\n")
-            if len(lines) == 1:
-                self._refused.add(lines[0])
-                return
             middle = len(lines) // 2
             rows = [rows[0]._replace(lines=b"\n".join(half)) for half in (lines[:middle], lines[middle:])]
         middle = len(rows) // 2
         await self._insert(rows[:middle])
         await self._insert(rows[middle:])
+
+    async def _refuse(self, row: _Row, refusal: StatementRefused) -> None:
+        """Of one event that was refused alone."""
+        if isinstance(refusal, ContentRefused):
+            self._refused.add(row.lines)
+        elif self._stored is not None:
+            await self._judge(row, refusal)
+        else:
+            self._refusals += 1
+            self._doubtful.append((row, refusal))
+            if self._refusals > REFUSALS_TRIED:
+                raise refusal
+
+    async def _judge(self, row: _Row, refusal: StatementRefused) -> None:
+        """Tries what got through once more (it lands on its own row), and then this one."""
+        if self._stored is None:
+            raise refusal
+        await self._put([self._stored])
+        try:
+            await self._put([row])
+        except StatementRefused:
+            self._refused.add(row.lines)
+
+    async def _put(self, rows: Sequence[_Row]) -> None:
+        await self._warehouse.insert("incoming", _Row._fields, rows)
 
 
 async def _rows(arrivals: Sequence[Arrival]) -> list[_Row]:

@@ -3,14 +3,13 @@
 `kafka.py` moves it on; operators see it as the state of each partition.
 """
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiokafka import TopicPartition
 
-from openride_analytics.ingest.pipeline import Traced
+from openride_analytics.ingest.pipeline import Stored, Traced
 from openride_analytics.ops.tracing import Span
 
 _BATCHES_TRACED: Final = 16
@@ -22,7 +21,7 @@ class InFlight:
 
     next_offset: int
     newest_ms: int
-    stored: "asyncio.Future[None]"
+    stored: Stored
     traced: Traced | None
 
 

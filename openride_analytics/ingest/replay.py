@@ -17,7 +17,7 @@ import structlog
 from msgspec import Meta, Struct
 
 from openride_analytics.config import Config
-from openride_analytics.events import BadEvent, Decode, Event, Events
+from openride_analytics.events import BadEvent, Decode, Event, Events, decode
 from openride_analytics.ingest import dead_letters
 from openride_analytics.ingest.dead_letters import Kept, Outcome, Place, Selection
 from openride_analytics.ingest.pipeline import UNSTORABLE, Pipeline
@@ -152,9 +152,8 @@ class Replays:
                     unstorable = await self._pipeline.put_again(Events.of(list(events.values())), _now_ms())
             except TimeoutError:
                 raise WarehouseUnavailable("replayed events were not stored in time") from None
-            refused |= {
-                letter_id: UNSTORABLE for letter_id, event in events.items() if event.line in unstorable
-            }
+            ids = list(events)
+            refused |= {ids[place]: UNSTORABLE for place in unstorable}
         now_ms = _now_ms()
         outcomes = [
             Outcome(
@@ -183,7 +182,9 @@ class Replays:
         refused: dict[str, BadEvent] = {}
         for start in range(0, len(letters), SLICE_RECORDS):
             for letter in letters[start : start + SLICE_RECORDS]:
-                outcome = event_or_refusal(letter.record, acceptance, self._decoder(letter.topic))
+                # What the store could not hold was kept as it should have been stored, whatever its topic's spelling.
+                decoder = decode if letter.detail == UNSTORABLE.detail else self._decoder(letter.topic)
+                outcome = event_or_refusal(letter.record, acceptance, decoder)
                 if isinstance(outcome, BadEvent):
                     refused[letter.dead_letter_id] = outcome
                 else:

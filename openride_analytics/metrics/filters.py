@@ -105,11 +105,8 @@ def users_kept(filters: Filters, column: str = "user_id") -> str:
 
 def _from_origin(filters: Filters) -> list[str]:
     """A booking's or trip's city and state: some event of it is on a route that begins there."""
-    return [
-        f"countIf({_kept('route_id', _ROUTES, [text])}) > 0"
-        for name, text in _ORIGIN.items()
-        if name in filters.given
-    ]
+    origin = [text for name, text in _ORIGIN.items() if name in filters.given]
+    return [f"countIf({_kept('route_id', _ROUTES, origin)}) > 0"] if origin else []
 
 
 def _kept(column: str, things: str, conditions: list[str]) -> str:

@@ -117,7 +117,7 @@ WITH
             'trip.started', 'trip.completed', 'trip.cancelled'
         )
           AND event_timestamp >= this_instant - toIntervalMinute({window_minutes:Int64})
-          AND event_timestamp <= this_instant
+          AND event_timestamp < this_instant
     ),
     paid AS
     (
@@ -132,7 +132,7 @@ WITH
         FROM events FINAL
         WHERE event_type = 'trip.started'
           AND event_timestamp >= this_instant - INTERVAL 24 HOUR
-          AND event_timestamp <= this_instant
+          AND event_timestamp < this_instant
     ),
     on_the_road AS
     (
@@ -140,14 +140,14 @@ WITH
         FROM events FINAL
         WHERE event_type IN ('trip.started', 'trip.completed', 'trip.cancelled')
           AND event_timestamp >= this_instant - INTERVAL 15 MINUTE
-          AND event_timestamp <= this_instant
+          AND event_timestamp < this_instant
 
         UNION ALL
 
         SELECT driver_id
         FROM driver_locations FINAL
         WHERE event_timestamp >= this_instant - INTERVAL 15 MINUTE
-          AND event_timestamp <= this_instant
+          AND event_timestamp < this_instant
     )
 SELECT
     uniqExactIf(booking_id, event_type = 'booking.created') AS bookings_created,

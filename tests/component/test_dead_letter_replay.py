@@ -19,6 +19,7 @@ from openride_analytics.ingest.dead_letters import (
     Selection,
     store_dead_letters,
 )
+from openride_analytics.ingest.pipeline import UNSTORABLE
 from openride_analytics.ingest.records import acceptance_now, decode_records
 from openride_analytics.ingest.replay import Replayed, Replays
 from openride_analytics.warehouse import Row, Warehouse, WarehouseUnavailable
@@ -176,6 +177,16 @@ class TestReplay:
         async with replaying(warehouse, decoder=renamed) as again:
             assert told(await again()) == (2, 1, {"invalid_json": 1}, 0)
             assert sorted(again.topics) == ["", TOPICS[0]]
+
+    async def test_what_was_kept_as_it_should_have_been_stored_is_read_so(self, warehouse: Warehouse) -> None:
+        def not_the_contracts(_: bytes, __: Acceptance) -> Event:
+            raise BadEvent("invalid_field", "The field is required.", "userId")
+
+        (line,) = [decode(record, acceptance_now(config())).line for record in encoded(registrations(1))]
+        letter = DeadLetter.of(line, UNSTORABLE, rejected_ms=0, topic=TOPICS[0], partition=0, offset=7)
+        await store_dead_letters(warehouse, [letter])
+        async with replaying(warehouse, decoder=not_the_contracts) as again:
+            assert told(await again()) == (1, 1, {}, 0)
 
     async def test_only_what_is_asked_for_is_replayed(self, warehouse: Warehouse) -> None:
         rejected = await reject(warehouse, encoded(registrations(4)))

@@ -59,6 +59,30 @@ async def test_a_line_of_ndjson_that_begins_like_an_array_is_refused_by_itself(a
     ]
 
 
+async def test_what_the_store_cannot_hold_is_rejected_by_its_line(app: App) -> None:
+    city = anywhere()
+    events = users(city, 300)
+    events[270]["referral_code"] = "guilty"
+    events[271]["role"] = "?"
+    warehouse = app.service.warehouse
+    await warehouse.execute("CREATE TABLE nowhere (guilty UInt8) ENGINE = Null")
+    await warehouse.execute(
+        "CREATE MATERIALIZED VIEW incoming_to_nowhere TO nowhere AS"
+        " SELECT throwIf(position(lines, 'guilty') > 0) AS guilty FROM incoming"
+    )
+    try:
+        receipt = (await app.post(lines(events))).json()
+    finally:
+        await warehouse.execute("DROP VIEW incoming_to_nowhere SYNC")
+        await warehouse.execute("DROP TABLE nowhere SYNC")
+    assert receipt["accepted"] == 298
+    assert [(each["line"], each["reason"], each["field"]) for each in receipt["rejected"]] == [
+        (271, "invalid_field", ""),
+        (272, "invalid_field", "role"),
+    ]
+    assert await app.registered(city) == 298
+
+
 async def test_a_gzip_body_of_several_parts_is_stored_whole(app: App) -> None:
     city = anywhere()
     body = b"".join(gzip.compress(lines([event])) for event in users(city, 3))

@@ -11,7 +11,7 @@ import pytest_asyncio
 from openride_analytics.events import BadEvent, Events
 from openride_analytics.ingest import pipeline as pipeline_module
 from openride_analytics.ingest.dead_letters import DeadLetter
-from openride_analytics.ingest.pipeline import REFUSALS_TRIED, Origin, Pipeline, store_events
+from openride_analytics.ingest.pipeline import REFUSALS_TRIED, Origin, Pipeline, Stored, store_events
 from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse import (
     Parameters,
@@ -81,6 +81,18 @@ class Held:
         await self._inner.close()
 
 
+class Passing(Held):
+    """One that refuses some of its inserts, the first being 1, whatever is in them."""
+
+    refused_inserts = range(0)
+
+    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        if table == "incoming" and self.inserts.count("incoming") + 1 in self.refused_inserts:
+            self.inserts.append(table)
+            raise StatementRefused("Code: 201. QUOTA_EXCEEDED")
+        await super().insert(table, columns, rows)
+
+
 def _is_among(some: bytes, rows: Sequence[Sequence[Value]]) -> bool:
     return bool(some) and any(some in row[-1] for row in rows)  # type: ignore[operator]  # lines are bytes
 
@@ -101,9 +113,7 @@ class Running:
             publish=self._publish,
         )
 
-    async def put(
-        self, events: Sequence[Sample], dead_letters: Sequence[DeadLetter] = ()
-    ) -> "asyncio.Future[None]":
+    async def put(self, events: Sequence[Sample], dead_letters: Sequence[DeadLetter] = ()) -> Stored:
         return await self.pipeline.put(Events.of(decoded(events)), dead_letters, 0)
 
     def counted(self, name: str, **labels: str) -> float:
@@ -169,7 +179,7 @@ class TestBatches:
         held = Held(embedded_warehouse)
         events = bookings(8)
         async with running(held, max_batch_events=2, max_delay_seconds=60) as work:
-            stored: list[asyncio.Future[None]] = []
+            stored: list[Stored] = []
             for start in (0, 2):
                 assert has_room(work)
                 stored.append(await work.put(events[start : start + 2]))
@@ -347,7 +357,7 @@ class TestRefusedContent:
         guilty = [_registered(event["event_id"], city="guilty") for event in (events[5], events[40])]
         events[5], events[40] = guilty
         async with running(held) as work:
-            await (await work.put(events))
+            assert await (await work.put(events)) == [5, 40]
             assert {letter.record for letter in work.published} == {event.line for event in decoded(guilty)}
             assert work.counted("openride_events_stored_total") == 62
             assert work.counted("openride_events_rejected_total", reason="invalid_field", topic="http") == 2
@@ -389,6 +399,22 @@ class TestRefusedContent:
                 event.line for event in decoded(events[:1])
             }
         assert await events_stored(warehouse) == 63
+
+    @pytest.mark.parametrize("refused", [1, 16, 25, 30, REFUSALS_TRIED])
+    @pytest.mark.parametrize("stored_before", [0, 1, 3])
+    async def test_a_fault_of_the_store_that_passes_is_no_events_fault(
+        self, embedded_warehouse: EmbeddedWarehouse, refused: int, stored_before: int
+    ) -> None:
+        passing = Passing(embedded_warehouse)
+        passing.go.set()
+        events = bookings(64)
+        events[0] = _registered(events[0]["event_id"], city="guilty")
+        passing.refusing = b"guilty" if stored_before else b""
+        passing.refused_inserts = range(stored_before + 1, stored_before + 1 + refused)
+        async with running(passing) as work:
+            await (await work.put(events))
+            assert len(work.published) == (1 if stored_before else 0)
+        assert await events_stored(embedded_warehouse) == (63 if stored_before else 64)
 
     async def test_where_none_gets_through_it_is_nobodys_fault_and_tried_again(
         self, warehouse: Warehouse

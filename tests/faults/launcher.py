@@ -137,10 +137,10 @@ def break_commits_first() -> None:
     """Offsets are committed when records are handed over, not when they are stored."""
     put = pipeline.Pipeline.put_at_once
 
-    async def put_and_believe(self: Any, *arguments: Any) -> "asyncio.Future[None]":
+    async def put_and_believe(self: Any, *arguments: Any) -> pipeline.Stored:
         _ = await put(self, *arguments)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
+        done: pipeline.Stored = asyncio.get_running_loop().create_future()
+        done.set_result([])
         return done
 
     vars(pipeline)["Pipeline"].put_at_once = put_and_believe

@@ -23,9 +23,9 @@ from openride_analytics.events import (
     claimed_type,
     decode,
     decode_all,
-    without_personal_data,
 )
 from openride_analytics.ingest.pipeline import store_events
+from openride_analytics.personal_data import without_personal_data
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from tests.samples import FULL
 from tests.stores import NOW, empty

@@ -51,7 +51,7 @@ class Values(Maker):
         )
         escaped = '"' + "".join(f"\\u{ord(letter):04X}" for letter in canonical) + '"'
         self.value("id escaped", "booking.created", "rider_id", escaped, stored=canonical)
-        self.value("nil id", "booking.created", "rider_id", f'"{UUID(int=0)}"', stored=str(UUID(int=0)))
+        self.value("nil id", "booking.created", "rider_id", f'"{UUID(int=0)}"')
         self.value(
             "greatest id",
             "booking.created",

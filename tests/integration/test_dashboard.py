@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 from openride_analytics.contract import LOCATION_EVENT
 from openride_analytics.demo.platform import Platform
 from tests.servers.axe import axe_script
-from tests.servers.process import ServerUnavailableError
+from tests.servers.process import ServerUnavailableError, do_without
 
 from .running import ServiceProcess
 
@@ -527,7 +527,7 @@ def test_nothing_stands_in_the_way_of_anybody(
     try:
         axe = axe_script()
     except ServerUnavailableError as reason:
-        pytest.skip(f"no axe-core to be had: {reason}")
+        do_without("axe-core", reason)
     with screen(
         browser,
         service,

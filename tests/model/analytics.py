@@ -5,8 +5,10 @@ ones known of him.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import wraps
 from typing import Any
 
 import h3
@@ -23,9 +25,30 @@ from .periods import (
     first_day,
     local_day,
     period,
+    time_text,
     units_later,
 )
 from .stored import Event, by, distinct, during, first_known, first_money, of, stored, tie
+
+Asking = Callable[[list[Event], AnalyticsQuestion], Answer]
+
+
+def compared(asking: Asking) -> Asking:
+    """The answer with that for the period before, if asked for."""
+
+    @wraps(asking)
+    def asked(events: list[Event], question: AnalyticsQuestion) -> Answer:
+        answer = asking(events, question) | {"previous": None}
+        if question.compare:
+            span = period(question, 1)
+            before = asking(events, replace(question, start=span.start, end=span.end))
+            del before["data_through"]
+            before["period"] = {"start": time_text(span.start), "end": time_text(span.end)}
+            answer["previous"] = before
+        return answer
+
+    return asked
+
 
 # Funnel
 
@@ -42,30 +65,29 @@ Attempt = list[Event]
 """The steps that a user reached, each as the event that did it."""
 
 
+@compared
 def funnel(events: list[Event], question: AnalyticsQuestion) -> Answer:
     known = stored(events, question.default_currency)
     kept = kept_users(known, question)
     registrations = by(of(known, "user.registered"), "user_id")
     doings = [by(of(known, step), DOER[step.partition(".")[0]]) for step in question.steps]
 
-    best: dict[str, Attempt] = {}
+    best: dict[str, list[Attempt]] = {}
     for user, entries in by_period(doings[0], period(question)).items():
         if user in kept:
             attempts = [
                 attempt(entry, [does.get(user, []) for does in doings], question) for entry in entries
             ]
-            # Of several that get equally far, the earliest.
-            best[user] = max(attempts, key=len)
+            furthest = max(len(steps) for steps in attempts)
+            best[user] = [steps for steps in attempts if len(steps) == furthest]
 
     breakdown: list[Figures] = []
     if question.breakdown is not None:
-        at: dict[str | None, list[Attempt]] = {}
-        for user, its_attempt in best.items():
+        at: dict[str | None, list[list[Attempt]]] = {}
+        for user, its_best in best.items():
             place = first_known(registrations.get(user, []), question.breakdown)
-            at.setdefault(place, []).append(its_attempt)
-        breakdown = [
-            {"value": place, "steps": funnel_steps(attempts, question)} for place, attempts in at.items()
-        ]
+            at.setdefault(place, []).append(its_best)
+        breakdown = [{"value": place, "steps": funnel_steps(users, question)} for place, users in at.items()]
         breakdown.sort(key=lambda row: (-row["steps"][0]["users"], *last_if_null(row["value"])))
     return frame(question, known) | {
         "steps": funnel_steps(list(best.values()), question),
@@ -99,8 +121,10 @@ def may_follow(event: Event, steps: Attempt, question: AnalyticsQuestion) -> boo
     )
 
 
-def funnel_steps(attempts: list[Attempt], question: AnalyticsQuestion) -> list[Figures]:
+def funnel_steps(users: list[list[Attempt]], question: AnalyticsQuestion) -> list[Figures]:
+    """From each user's attempts that got equally far: the earliest counts, any may still get further."""
     window = timedelta(hours=question.window_hours)
+    attempts = [of_user[0] for of_user in users]
     rows = []
     for number, event_type in enumerate(question.steps):
         reached = [steps for steps in attempts if len(steps) > number]
@@ -112,9 +136,10 @@ def funnel_steps(attempts: list[Attempt], question: AnalyticsQuestion) -> list[F
         ]
         is_last = number == len(question.steps) - 1
         open_still = [
-            steps
-            for steps in reached
-            if len(steps) == number + 1 and steps[0]["event_timestamp"] + window > question.now
+            of_user
+            for of_user in users
+            if len(of_user[0]) == number + 1
+            and any(steps[0]["event_timestamp"] + window > question.now for steps in of_user)
         ]
         rows.append(
             {
@@ -144,6 +169,7 @@ def beginnings(known: list[Event], question: AnalyticsQuestion) -> dict[str, Eve
     }
 
 
+@compared
 def cohort(events: list[Event], question: AnalyticsQuestion) -> Answer:
     known = stored(events, question.default_currency)
     began = {
@@ -209,6 +235,7 @@ def cohort_average(cohorts: list[Figures], question: AnalyticsQuestion) -> list[
     return rows
 
 
+@compared
 def retention(events: list[Event], question: AnalyticsQuestion) -> Answer:
     known = stored(events, question.default_currency)
     began = {
@@ -249,6 +276,7 @@ Sighting = tuple[str, Where]
 """A thing and where it counts."""
 
 
+@compared
 def geographic(events: list[Event], question: AnalyticsQuestion) -> Answer:
     known = stored(events, question.default_currency)
     sightings: dict[str, Callable[[list[Event], AnalyticsQuestion], list[Sighting]]] = {

@@ -68,6 +68,7 @@ async def analytics_answer(warehouse: Warehouse, name: str, question: AnalyticsQ
         now=question.now,
         filters=filters_of(question, METRICS_LIKE[question.metric] if name == "geographic" else "users"),
         default_currency=question.default_currency,
+        compare=question.compare,
         **{parameter: getattr(question, parameter) for parameter in PARAMETERS[name]},
     )
     found: dict[str, Any] = msgspec.to_builtins(await module.ask(warehouse, asked))

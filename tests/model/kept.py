@@ -1,6 +1,6 @@
 """Which things a filter keeps: those of which any event, at any time, carries the value.
 
-Each filter must be met by some event of the thing, not all by the same one.
+Each filter must be met by some event of the thing, not all by the same one; city and state are met by one route.
 """
 
 from .periods import Question
@@ -66,9 +66,13 @@ def _on_route(known: list[Event], its_events: list[Event], question: Question) -
     return (
         _carries(its_events, "route_id", question.route_id)
         and _carries(its_events, "driver_id", question.driver_id)
-        and (question.city is None or any(first_known(way, "origin_city") == question.city for way in ways))
         and (
-            question.state is None or any(first_known(way, "origin_state") == question.state for way in ways)
+            question.city is question.state is None
+            or any(
+                question.city in (None, first_known(way, "origin_city"))
+                and question.state in (None, first_known(way, "origin_state"))
+                for way in ways
+            )
         )
     )
 

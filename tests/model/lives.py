@@ -22,6 +22,7 @@ from .periods import (
     beginning_of,
     first_day,
     local_day,
+    period,
     units_later,
 )
 from .stored import Event
@@ -175,6 +176,7 @@ def telling_instants(question: AnalyticsQuestion) -> list[datetime]:
     return [
         *[question.start, middle, middle, max(question.start, question.end - timedelta(hours=1))] * 3,
         question.end,
+        period(question, 1).start,
         question.now,
         question.now - timedelta(hours=question.window_hours),
         *(question.now - (day + 1) * DAY for day in question.days),

@@ -36,6 +36,7 @@ from .periods import (
     length_in_days,
     period,
     time_text,
+    whole_period,
 )
 from .stored import (
     Event,
@@ -126,14 +127,14 @@ def bookings(events: list[Event], question: Question) -> Answer:
     ever_cancelled = by(of(ours, "booking.cancelled"), "booking_id")
     ever_completed = by(of(ours, "booking.completed"), "booking_id")
 
-    def measure(span: Span) -> Figures:
+    def measure(span: Span, *, whole: Span | None = None) -> Figures:
         now_on = during(ours, span)
         created = by(of(now_on, "booking.created"), "booking_id")
         confirmations = of(now_on, "booking.confirmed")
         cancelled = by(of(now_on, "booking.cancelled"), "booking_id")
 
         riders = distinct(of(now_on, "booking.created"), "rider_id")
-        days = length_in_days(span, question.zone)
+        days = length_in_days(whole or span, question.zone)
         prices = first_money_of_each(confirmations, "booking_id", "total_price")
         cancellers = first_known_of_each(of(now_on, "booking.cancelled"), "booking_id", "cancelled_by")
         minutes_to_confirm = [
@@ -151,14 +152,17 @@ def bookings(events: list[Event], question: Question) -> Answer:
             "completion_rate": rate(len(created.keys() & ever_completed.keys()), len(created)),
             "gross_booking_value": money_texts(totals(prices)),
             "average_booking_value": money_texts(averages(prices)),
-            "booking_frequency": len(created) / len(riders) / (days / 30) if riders and days > 0 else None,
+            "booking_frequency": len(created) / len(riders) / (days / 30) if riders else None,
             "unique_riders": len(riders),
             "seats_booked": sum(first_known_of_each(confirmations, "booking_id", "seats_booked")),
             "cancelled_by": {party: cancellers.count(party) for party in PARTIES},
             "median_minutes_to_confirm": percentile(minutes_to_confirm, 50),
         }
 
-    return answer(question, known, lambda back: measure(period(question, back)), measure)
+    def measure_period(back: int) -> Figures:
+        return measure(period(question, back), whole=whole_period(question, back))
+
+    return answer(question, known, measure_period, measure)
 
 
 # Payments
@@ -513,7 +517,7 @@ def realtime(events: list[Event], question: Question) -> Answer:
     now = question.now
 
     def last(length: timedelta) -> list[Event]:
-        return [event for event in known if now - length <= event["event_timestamp"] <= now]
+        return [event for event in known if now - length <= event["event_timestamp"] < now]
 
     window = timedelta(minutes=question.window_minutes)
     recent = last(window)

@@ -122,17 +122,28 @@ def period(question: Question, back: int = 0) -> Span:
 
     While the period asked about is not over, each earlier one ends at the same elapsed local time.
     """
-    span = Span(question.start, question.end)
-    for _ in range(back):
-        span = _just_before(span, question)
+    span = whole_period(question, back)
     if back == 0 or question.now >= question.end:
         return span
     if question.kind == "instants":
         elapsed_end = span.start + (question.now - question.start)
     else:
-        elapsed = wall_clock(question.now, question.zone) - wall_clock(question.start, question.zone)
-        elapsed_end = instant_of(wall_clock(span.start, question.zone) + elapsed, question.zone)
+        elapsed = wall_clock(question.now, question.zone) - _midnight(question.start, question.zone)
+        elapsed_end = instant_of(_midnight(span.start, question.zone) + elapsed, question.zone)
     return Span(span.start, max(span.start, min(span.end, elapsed_end)))
+
+
+def whole_period(question: Question, back: int = 0) -> Span:
+    """The same without the cut."""
+    span = Span(question.start, question.end)
+    for _ in range(back):
+        span = _just_before(span, question)
+    return span
+
+
+def _midnight(instant: datetime, zone: ZoneInfo) -> datetime:
+    """Of its local day, on the wall: the day may begin later, where the clock is changed at midnight."""
+    return datetime.combine(local_day(instant, zone), time.min)
 
 
 def _just_before(span: Span, question: Question) -> Span:
@@ -191,10 +202,10 @@ def units_later(unit: Unit, first: date, count: int) -> date:
 
 
 def length_in_days(span: Span, zone: ZoneInfo) -> float:
-    """Whole local days count by the clock on the wall (thirty are thirty across a clock change), the rest by hours."""
-    start, end = wall_clock(span.start, zone), wall_clock(span.end, zone)
-    if start.time() == end.time() == time.min:
-        return (end - start) / DAY
+    """Whole local days count by the calendar (thirty are thirty across a clock change), the rest by hours."""
+    first, after = local_day(span.start, zone), local_day(span.end, zone)
+    if first < after and span == Span(beginning_of(first, zone), beginning_of(after, zone)):
+        return (after - first) / DAY
     return (span.end - span.start) / DAY
 
 

@@ -22,9 +22,9 @@ from .stored import Event
 FIRST = datetime(2026, 2, 20, tzinfo=UTC)
 LAST = datetime(2026, 4, 5, tzinfo=UTC)
 
-ZONES = ("UTC", "Africa/Lagos", "Asia/Kolkata", "America/New_York")
+ZONES = ("UTC", "Africa/Lagos", "Asia/Kolkata", "America/New_York", "America/Havana")
 CLOCK_CHANGE = datetime(2026, 3, 8, 7, tzinfo=UTC)
-"""When New York's clocks go from 01:59:59 to 03:00:00."""
+"""When New York's clocks go from 01:59:59 to 03:00:00. Two hours before, Havana's go from 23:59:59 to 01:00:00."""
 
 
 def _ids(kind: str, count: int) -> list[str]:

@@ -156,6 +156,21 @@ def test_who_stopped_while_his_window_runs_is_still_open_there() -> None:
     assert [step["still_open"] for step in answer["steps"]] == [1, 1, 0]
 
 
+def test_of_attempts_that_got_equally_far_the_latest_may_still_go_on() -> None:
+    sent = [booked("a", "2026-03-02T12:00:00Z"), booked("a", "2026-03-11T11:00:00Z")]
+    question = of_march(
+        steps=("booking.created", "booking.confirmed"), window_hours=24, now=utc("2026-03-11T12:00Z")
+    )
+    assert [step["still_open"] for step in analytics.funnel(sent, question)["steps"]] == [1, 0]
+
+
+def test_the_period_before_is_answered_for_as_this_one() -> None:
+    sent = [booked("a", "2026-02-03T12:00:00Z"), booked("b", "2026-03-11T11:00:00Z")]
+    answer = analytics.funnel(sent, of_march(steps=("booking.created", "booking.confirmed"), compare=True))
+    assert answer["previous"]["period"] == {"start": "2026-02-01T00:00:00Z", "end": "2026-03-01T00:00:00Z"}
+    assert [step["users"] for step in answer["previous"]["steps"]] == [1, 0]
+
+
 def test_booking_steps_are_the_riders_and_route_steps_the_drivers() -> None:
     sent = [
         event("route.created", "2026-03-02T10:00:00Z", route_id="r", driver_id="d"),

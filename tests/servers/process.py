@@ -273,20 +273,24 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
 
 
+def do_without(name: str, reason: ServerUnavailableError) -> NoReturn:
+    """Ends a test that needs what cannot be had: skips it, or, with CI=true, fails it.
+
+    A pipeline that quietly tests nothing is worse than none.
+    """
+    message = f"no {name} to be had: {reason}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
 @contextmanager
 def lent(server: ServerT) -> Iterator[ServerT]:
-    """For a fixture: the server, running, until the end of the session.
-
-    Where it cannot be had the tests are skipped, or, with CI=true, fail: a pipeline that quietly tests
-    nothing is worse than none.
-    """
+    """For a fixture: the server, running, until the end of the session."""
     try:
         server.__enter__()
     except ServerUnavailableError as reason:
-        message = f"no {server.name} to be had: {reason}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+        do_without(server.name, reason)
     try:
         yield server
     finally:

@@ -3,10 +3,8 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.servers.downloads import cached, run_client
-from tests.servers.process import ServerUnavailableError
+from tests.servers.process import ServerUnavailableError, do_without
 
 
 def promtool() -> Path:
@@ -26,4 +24,4 @@ def promtool() -> Path:
     try:
         return cached("promtool", fetch) / "usr" / "bin" / "promtool"
     except ServerUnavailableError as reason:
-        pytest.skip(f"no promtool to be had: {reason}")
+        do_without("promtool", reason)

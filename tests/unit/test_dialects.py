@@ -124,7 +124,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "currency": "NGN",
         "payment_id": "a0000000-0000-4000-8000-000000000009",
     },
-    "booking.cancelled": {"cancellation_reason": "ill"},
+    "booking.cancelled": {"cancellation_reason": "ill", "refund_initiated": False},
     "booking.completed": {"total_price": "3000.5000", "currency": "NGN", "actual_arrival": AT_MS},
     "trip.completed": {
         "trip_id": "a0000000-0000-4000-8000-00000000000a",

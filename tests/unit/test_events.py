@@ -130,6 +130,20 @@ class TestTypes:
         upgraded = stored(minimal("user.upgraded_to_driver"))
         assert (upgraded["previous_role"], upgraded["new_role"]) == ("RIDER", "DRIVER")
 
+    @pytest.mark.parametrize(
+        ("event_type", "defaults"),
+        [
+            ("route.created", {"stops_count": 0, "active_days": []}),
+            ("route.cancelled", {"active_bookings_count": 0}),
+            ("booking.cancelled", {"refund_initiated": False}),
+            ("trip.cancelled", {"was_started": False}),
+        ],
+    )
+    def test_what_is_sent_as_it_would_be_by_default_is_the_same_event(
+        self, event_type: str, defaults: dict[str, Any]
+    ) -> None:
+        assert accepted(minimal(event_type, **defaults)) == accepted(minimal(event_type))
+
     @pytest.mark.parametrize("event_type", [t for t in TYPES if "currency" in FULL[t]])
     def test_the_currency_is_the_configured_one_unless_it_is_sent(self, event_type: str) -> None:
         in_kenya = Acceptance.at(NOW, currency="KES", keep_days=730)
@@ -207,6 +221,14 @@ class TestRanges:
     def test_what_is_no_uuid_is_refused(self, text: Any) -> None:
         assert outcome(full("booking.created", rider_id=text)) == ("invalid_field", "rider_id")
         assert outcome(full("booking.created", event_id=text)) == ("invalid_field", "event_id")
+
+    def test_the_nil_uuid_stands_for_none(self) -> None:
+        nil = str(UUID(int=0))
+        for name in ("rider_id", "booking_id"):
+            assert outcome(full("booking.created", **{name: nil})) == ("invalid_field", name)
+        without = {name: value for name, value in FULL["booking.created"].items() if name != "pickup_stop_id"}
+        assert accepted(full("booking.created", pickup_stop_id=nil)) == accepted(without)
+        assert accepted(minimal("booking.created", event_id=nil)) == accepted(minimal("booking.created"))
 
     @pytest.mark.parametrize("event_type", TYPES)
     def test_upper_case_ids_are_the_same_ids(self, event_type: str) -> None:
@@ -335,6 +357,12 @@ class TestTimes:
     def test_a_departure_may_be_planned_long_ahead(self) -> None:
         line = stored(minimal("booking.created", scheduled_departure="2027-12-24T06:00:00Z"))
         assert line["scheduled_departure"] == 1_829_628_000_000
+
+    @pytest.mark.parametrize("field", ["actual_departure", "actual_arrival"])
+    def test_what_has_happened_is_at_most_a_day_ahead(self, field: str) -> None:
+        accepted(full("trip.completed", **{field: (NOW + timedelta(days=1)).isoformat()}))
+        late = full("trip.completed", **{field: (NOW + timedelta(days=1, milliseconds=1)).isoformat()})
+        assert outcome(late) == ("timestamp_out_of_range", field)
 
     def test_events_older_than_the_retention_have_expired(self) -> None:
         oldest = NOW - timedelta(days=730)

@@ -289,6 +289,31 @@ class TestLength:
         period = asked("2026-03-01", "2026-03-30", timezone="America/New_York")
         assert period.length_days(period.start, period.end) == 30
 
+    @pytest.mark.parametrize(
+        ("zone", "day"),
+        [("America/Havana", "2026-03-08"), ("Asia/Beirut", "2026-03-29"), ("America/Havana", "2026-11-01")],
+    )
+    def test_a_day_whose_midnight_is_skipped_or_comes_twice_is_a_day(self, zone: str, day: str) -> None:
+        period = asked(day, day, timezone=zone, now=datetime(2026, 12, 1, tzinfo=UTC))
+        assert period.length_days(period.start, period.end) == 1
+
+    def test_the_hour_that_comes_twice_at_midnight_is_an_hour(self) -> None:
+        period = asked(
+            "2026-11-01",
+            "2026-11-01",
+            timezone="America/Havana",
+            granularity="hour",
+            now=datetime(2026, 12, 1, tzinfo=UTC),
+        )
+        assert len(period.spans) == 25
+        assert {period.length_days(start, end) for start, end in period.spans} == {1 / 24}
+
+    def test_a_period_that_was_cut_for_a_comparison_counts_whole(self) -> None:
+        today = asked("2026-04-20", "2026-04-20")
+        before = today.previous(datetime(2026, 4, 20, 11, tzinfo=UTC))
+        assert instant_text(before.end) == "2026-04-19T11:00:00Z"
+        assert before.length_days(before.start, before.end) == 1
+
     def test_other_lengths_are_days_of_24_hours(self) -> None:
         period = asked("2026-03-01T00:00:00Z", "2026-03-01T18:00:00Z")
         assert period.length_days(period.start, period.end) == 0.75
