@@ -316,13 +316,17 @@ async def test_ingest_to_kafka_needs_an_address(tmp_path: Path) -> None:
         "00000000-0000-0000-0000-000000000000",
     ],
 )
-async def test_erase_takes_nothing_but_a_users_id(tmp_path: Path, user: str) -> None:
+def test_erase_takes_nothing_but_a_users_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], user: str
+) -> None:
     """The nil UUID stands for nobody in all events: erasing it would erase almost everything."""
-    done = await run(tmp_path, "erase", "--user", user)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["erase", "--user", user]) == 2
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
     assert line.startswith(f"openride-analytics: --user: {user!r} is not a user's id")
-    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ class TestNothingIsLeft:
         await store_all(embedded_warehouse)
         await erased(embedded_warehouse)
         expected = await rows(embedded_warehouse)
-        for steps in itertools.count(random.randrange(3), 3):  # all of them, in some runs
+        for steps in itertools.count(random.randrange(5), 5):  # all of them, in some runs
             await empty(embedded_warehouse)
             await store_all(embedded_warehouse)
             breaking = Breaking(embedded_warehouse, steps)
