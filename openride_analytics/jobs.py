@@ -22,6 +22,17 @@ log = structlog.get_logger(__name__)
 
 # The loop may lag, or the process start late: a job is still run this long after it was due.
 _GRACE_SECONDS: Final = 3_600
+# A job of the night is looked at once an hour, so often: whoever claimed it may have died, PostgreSQL have been away.
+_TRIES: Final = 6
+_CLAIM: Final = """
+INSERT INTO job_runs (job, due_at, claimed_by)
+VALUES ($1, $2, $3)
+ON CONFLICT (job, due_at) DO UPDATE
+    SET claimed_by = excluded.claimed_by, claimed_at = now(), finished_at = NULL, error = NULL
+    WHERE job_runs.claimed_at < now() - interval '50 minutes'
+      AND (job_runs.finished_at IS NULL OR job_runs.error IS NOT NULL)
+RETURNING job
+"""
 _CALL_TIMEOUT_SECONDS: Final = 10.0
 
 
@@ -74,7 +85,10 @@ class Jobs:
         )
 
     def daily(self, job: str, work: Callable[[], Awaitable[None]], *, hour: int, minute: int) -> None:
-        """Has `work` done by one of the instances at a time of the day, UTC."""
+        """Has `work` done by one of the instances at a time of the day, UTC; again in the next hours if it did not end well.
+
+        It must do no harm twice at once: one that takes more than an hour is taken for dead.
+        """
 
         async def once() -> None:
             due = datetime.now(UTC).replace(hour=hour, minute=minute, second=0, microsecond=0)
@@ -82,7 +96,7 @@ class Jobs:
 
         self._scheduler.add_job(
             once,
-            CronTrigger(hour=hour, minute=minute, timezone=UTC),
+            CronTrigger(hour=f"{hour}-{hour + _TRIES - 1}", minute=minute, timezone=UTC),
             id=job,
             misfire_grace_time=_GRACE_SECONDS,
             coalesce=True,
@@ -90,17 +104,12 @@ class Jobs:
         )
 
     async def run_once(self, job: str, due_at: datetime, work: Callable[[], Awaitable[None]]) -> bool:
-        """Runs `work` unless an instance has claimed this due time already; says whether it did.
+        """Runs `work` unless it is done for this due time, or an instance is at it; says whether it did.
 
-        A failure is recorded and logged; the job is due again at its next time.
+        A failure is recorded and logged. What failed or did not end may be claimed again 50 minutes after the claim before.
         """
         claimed: Any = await self._postgres.fetchval(
-            "INSERT INTO job_runs (job, due_at, claimed_by) VALUES ($1, $2, $3)"
-            " ON CONFLICT (job, due_at) DO NOTHING RETURNING job",
-            job,
-            due_at,
-            self._name,
-            timeout=_CALL_TIMEOUT_SECONDS,
+            _CLAIM, job, due_at, self._name, timeout=_CALL_TIMEOUT_SECONDS
         )
         if claimed is None:
             return False
@@ -112,10 +121,11 @@ class Jobs:
             log.error("job_failed", job=job, error=error)
         self._metrics.job_runs.labels(job, "done" if error is None else "failed").inc()
         await self._postgres.execute(
-            "UPDATE job_runs SET finished_at = now(), error = $3 WHERE job = $1 AND due_at = $2",
+            "UPDATE job_runs SET finished_at = now(), error = $3 WHERE job = $1 AND due_at = $2 AND claimed_by = $4",
             job,
             due_at,
             error,
+            self._name,
             timeout=_CALL_TIMEOUT_SECONDS,
         )
         return True

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from unittest.mock import create_autospec
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 from openride_analytics import postgres
@@ -67,7 +68,32 @@ async def test_another_due_time_and_another_job_are_runs_of_their_own(
     assert len(runs) == 3
 
 
-async def test_a_failing_job_is_recorded_with_its_error_and_is_not_run_again(
+@pytest.mark.parametrize("fate", ["died", "failed", "done"])
+async def test_what_did_not_get_through_is_tried_again_within_the_night(
+    pool: "asyncpg.Pool[asyncpg.Record]", fate: str
+) -> None:
+    jobs = instance(pool)
+    runs: list[str] = []
+
+    async def work() -> None:
+        runs.append("run")
+
+    assert await jobs.run_once("report", DUE, work)
+    if fate == "died":
+        await pool.execute("UPDATE job_runs SET finished_at = NULL")
+    elif fate == "failed":
+        await pool.execute("UPDATE job_runs SET error = 'away'")
+    assert not await jobs.run_once("report", DUE, work)
+    await pool.execute("UPDATE job_runs SET claimed_at = now() - interval '51 minutes'")
+    assert await jobs.run_once("report", DUE, work) == (fate != "done")
+    assert not await jobs.run_once("report", DUE, work)
+    row = await pool.fetchrow("SELECT finished_at, error FROM job_runs")
+    assert row is not None
+    assert row["finished_at"] is not None
+    assert row["error"] is None
+
+
+async def test_a_failing_job_is_recorded_with_its_error_and_is_not_run_again_at_once(
     pool: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:
     jobs = instance(pool)
