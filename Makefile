@@ -58,11 +58,11 @@ coverage: $(VENV)/dev.stamp ## run the tests and report which branches they miss
 	$(BIN)/coverage report
 
 bench: $(VENV)/bench.stamp ## measure ingestion, questions, the cache, all at once, and exports, shortly
-	$(BIN)/python benchmarks/ingest.py $(ARGS)
+	$(BIN)/python benchmarks/ingest.py --seconds 10 --events 200000 $(ARGS)
 	$(BIN)/python benchmarks/query.py --events 200000 --runs 5 $(ARGS)
 	$(BIN)/python benchmarks/cache.py --seconds 40 --events 60000 $(ARGS)
 	$(BIN)/python benchmarks/mixed.py --seconds 20 $(ARGS)
-	$(BIN)/python benchmarks/export.py --rows 100000
+	$(BIN)/python benchmarks/export.py --rows 100000 $(ARGS)
 
 soak: $(VENV)/dev.stamp ## run for MINUTES (default 120) at 5,000 events/s and watch memory, files and connections
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) $(ARGS)

@@ -117,9 +117,13 @@ async def _measure(options: argparse.Namespace, rate: int, total: int, running: 
         if not catching_up:
             producer.start()
             began = await asyncio.to_thread(here.recv)
-        lags, answered, ended = await _watch(warehouse, service, here, producer, total)
+        marked: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+        answered: list[float] = []
+        asking = asyncio.create_task(_ask(service, marked, answered))
+        lags, ended = await _watch(warehouse, marked, here, producer, total)
         cpu = [cpu_seconds(pid) - earlier for pid, earlier in zip(pids, cpu_before, strict=True)]
         peak = peak_memory_mb(service.pid)
+        await _finished(asking, marked)
         (counted,) = await warehouse.query(_COUNTED)
     finally:
         await warehouse.close()
@@ -143,6 +147,7 @@ async def _measure(options: argparse.Namespace, rate: int, total: int, running: 
         report["probes"] = len(lags)
     if len(answered) > 1:
         report["p95_answered_seconds"] = quantiles(answered, n=100, method="inclusive")[94]
+        report["answers"] = len(answered)
     if catching_up:
         report["disk_bytes_per_event"] = await _disk_bytes(clickhouse.url) / counted["events"]
     if catching_up and not options.no_baseline:
@@ -186,19 +191,16 @@ async def _baselines(running: Servers, total: int, report: dict[str, Any]) -> di
 
 async def _watch(
     warehouse: ServerWarehouse,
-    service: ServiceProcess,
+    marked: "asyncio.Queue[tuple[str, float]]",
     produced: Connection,
     producer: BaseProcess,
     total: int,
-) -> tuple[list[float], list[float], float]:
-    """Until all is stored, or it takes too long: how long each probe took to be stored, how long each marked city took
-    to be in an answer, and the time of the end.
+) -> tuple[list[float], float]:
+    """Until all is stored, or it takes too long: how long each probe took to be stored, and the time of the end. Cities that
+    were marked are handed on.
     """
     waiting: dict[str, float] = {}
     lags: list[float] = []
-    answered: list[float] = []
-    marked: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
-    asking = asyncio.create_task(_ask(service, marked, answered))
     deadline = time.time() + total / 5_000 + SETTLE_SECONDS
     while time.time() < deadline:
         while produced.poll():
@@ -217,8 +219,18 @@ async def _watch(
         if producer.exitcode:
             raise ChildProcessError(f"the producer ended with {producer.exitcode}")
         await asyncio.sleep(POLL_SECONDS)
+    return lags, time.time()
+
+
+async def _finished(asking: "asyncio.Task[None]", marked: "asyncio.Queue[tuple[str, float]]") -> None:
+    """Waits for the answers that are still to come: the slowest count, too. Raises what asking met with."""
+    all_answered = asyncio.create_task(marked.join())
+    await asyncio.wait({asking, all_answered}, timeout=SETTLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    if asking.done():
+        asking.result()
+    if not all_answered.done():
+        raise TimeoutError("a marked city is in no answer")
     asking.cancel()
-    return lags, answered, time.time()
 
 
 async def _ask(
@@ -232,6 +244,7 @@ async def _ask(
                 break
             await asyncio.sleep(ASK_SECONDS)
         answered.append(time.time() - at)
+        marked.task_done()
 
 
 def _users(service: ServiceProcess, city: str) -> int:

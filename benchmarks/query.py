@@ -191,7 +191,12 @@ def main() -> int:
     )
     parser.add_argument("--events", type=int, default=10_000_000, help="business events (default: 10000000)")
     parser.add_argument(
-        "--runs", type=int, default=10, help="times each question is asked, at most 60 (default: 10)"
+        "--runs",
+        type=int,
+        default=10,
+        choices=range(1, 61),
+        metavar="1…60",
+        help="times each question is asked (default: 10)",
     )
     parser.add_argument(
         "--locations", type=int, help="driver locations (default: one for five business events)"
@@ -206,6 +211,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
+    if not any(name.startswith(options.only) for name in _askings()):
+        parser.error(f"--only: no question's name begins with {options.only!r}")
     with ClickHouseServer() as clickhouse:
         report = asyncio.run(_measure(options, clickhouse))
     if options.json:

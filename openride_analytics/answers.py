@@ -130,8 +130,16 @@ class Answers:
             if source == "stale" and self._is_due(entry):
                 self._refresh(asked, kept.changes)
             return _answer(entry, source)
-        computed = self._computing.get(_flight(key, kept.changes))
-        if computed is None:
+        flight = _flight(key, kept.changes)
+        under_way = self._computing.get(flight)
+        if under_way is not None:
+            entry = await asyncio.shield(under_way)
+            # It was begun before this was asked, and may miss what was stored by then.
+            source = "hit" if kept.changes is None else self._source(asked, entry, kept.changes)
+            if source is not None:
+                return _answer(entry, "miss" if source == "hit" else source)
+        computed = self._computing.get(flight)
+        if computed is None or computed is under_way:
             computed = self._begin(asked, kept, None)
         return _answer(await asyncio.shield(computed), "miss")
 
@@ -202,7 +210,8 @@ class Answers:
                     log.warning("refresh_failed", error=type(error).__name__)
             finally:
                 computed.cancel()
-                del self._computing[flight]
+                if self._computing.get(flight) is computed:
+                    del self._computing[flight]
 
         self._spawn(lead())
         return computed

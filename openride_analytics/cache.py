@@ -379,7 +379,7 @@ class RedisCache:
         async def run() -> Any:
             return await self._redis.eval(script, 1, key, *arguments)
 
-        return await self._guarded(run, _TELL_SECONDS)
+        return await self._guarded(run, PATIENCE_SECONDS)
 
     async def answers(self) -> bool:
         """See `Cache.answers`."""
@@ -400,6 +400,7 @@ class RedisCache:
     async def _guarded(self, call: Callable[[], Awaitable[T]], seconds: float) -> T | None:
         if monotonic() < self._rest_until:
             return None
+        began = monotonic()
         try:
             result = await _within(seconds, self._placed(call))
         except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
@@ -409,7 +410,10 @@ class RedisCache:
                 self._rest_until = monotonic() + _REST_SECONDS
                 log.warning("cache_away", error=type(error).__name__, rest_seconds=_REST_SECONDS)
             return None
-        self._failures = 0
+        if (
+            monotonic() - began <= PATIENCE_SECONDS
+        ):  # else a slow Redis would seem well to those who do not wait for it
+            self._failures = 0
         return result
 
     async def _placed(self, call: Callable[[], Awaitable[T]]) -> T:

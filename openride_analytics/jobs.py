@@ -1,5 +1,10 @@
-"""Jobs by the clock: APScheduler wakes every instance, a row in PostgreSQL decides which one does the work."""
+"""Jobs by the clock: APScheduler wakes every instance, a row in PostgreSQL decides which one does the work.
 
+Who is at it moves the claim on; a claim that stands still, or ended in a failure, is taken over in the next hours.
+"""
+
+import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -24,6 +29,7 @@ log = structlog.get_logger(__name__)
 _GRACE_SECONDS: Final = 3_600
 # A job of the night is looked at once an hour, so often: whoever claimed it may have died, PostgreSQL have been away.
 _TRIES: Final = 6
+_HOLD_SECONDS: Final = 60.0
 _CLAIM: Final = """
 INSERT INTO job_runs (job, due_at, claimed_by)
 VALUES ($1, $2, $3)
@@ -74,7 +80,7 @@ class Jobs:
             log.warning("erased_again", rows=removed)
 
     def stop(self) -> None:
-        """No more jobs; a running one is cancelled, and is due again at its next time."""
+        """No more jobs; a running one is cancelled, and is taken over within the night."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
@@ -87,7 +93,7 @@ class Jobs:
     def daily(self, job: str, work: Callable[[], Awaitable[None]], *, hour: int, minute: int) -> None:
         """Has `work` done by one of the instances at a time of the day, UTC; again in the next hours if it did not end well.
 
-        It must do no harm twice at once: one that takes more than an hour is taken for dead.
+        It must do no harm twice at once.
         """
 
         async def once() -> None:
@@ -114,11 +120,14 @@ class Jobs:
         if claimed is None:
             return False
         error: str | None = None
+        holding = asyncio.create_task(self._hold(job, due_at))
         try:
             await work()
         except Exception as failure:  # noqa: BLE001  # whatever it is, it belongs into the record
             error = f"{type(failure).__name__}: {failure}"[:1000]
             log.error("job_failed", job=job, error=error)
+        finally:
+            holding.cancel()
         self._metrics.job_runs.labels(job, "done" if error is None else "failed").inc()
         await self._postgres.execute(
             "UPDATE job_runs SET finished_at = now(), error = $3 WHERE job = $1 AND due_at = $2 AND claimed_by = $4",
@@ -129,3 +138,16 @@ class Jobs:
             timeout=_CALL_TIMEOUT_SECONDS,
         )
         return True
+
+    async def _hold(self, job: str, due_at: datetime) -> None:
+        """Moves the claim on while the work is done."""
+        while True:
+            await asyncio.sleep(_HOLD_SECONDS)
+            with contextlib.suppress(Exception):  # tried again in a minute; the claim stands for much longer
+                await self._postgres.execute(
+                    "UPDATE job_runs SET claimed_at = now() WHERE job = $1 AND due_at = $2 AND claimed_by = $3",
+                    job,
+                    due_at,
+                    self._name,
+                    timeout=_CALL_TIMEOUT_SECONDS,
+                )

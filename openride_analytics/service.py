@@ -135,7 +135,8 @@ class Service:
     async def health(self) -> tuple[Status, dict[str, str]]:
         """The overall status and each part's. Probes are bounded, and shared by those who ask in the same second."""
         if self.stopping.is_set():
-            return "unavailable", {"service": "stopping"}
+            known = {} if self._probed is None else self._probed[2]
+            return "unavailable", {**known, "service": "stopping"}
         if self._probed is None or monotonic() - self._probed[0] > _PROBE_KEPT_SECONDS:
             parts = await self._probe()
             if any(parts[name] != "ok" for name in ("clickhouse", "postgres", "migrations")):

@@ -2,8 +2,8 @@
 
 A user enters with step 1 in the period; each further step is his earliest that may follow the one before, within the
 window from step 1. At the same instant different types may be in either order; of one type each event is one step
-only. Of a user's attempts the one that gets furthest counts, and of several the earliest; he may still get further
-while the window of any of these is open.
+only. Of a user's attempts the one that gets furthest counts, and of several the earliest; he counts as open
+while the window of any of these is.
 """
 
 import asyncio

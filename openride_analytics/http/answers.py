@@ -39,8 +39,8 @@ _HEADERS: Final = {
     "Cache-Control": "Clients may keep an answer, and ask each time whether it is still the same.",
     "Age": "Seconds since the computation of this answer began: what was stored later may be missing.",
     "X-Cache": """`miss`: computed for this request. `hit`: computed before; whatever was stored of the time before its
-period's end is in it, but for the last second. `stale`: the same but for the last 30 seconds; it is being computed anew. All
-else that may change it, what happened after the period's end (a confirmation, a refund) and the time of day, is in it after
+period's end is in it, but for the last second. `stale`: the same but for the last 30 seconds; it is computed anew now or soon.
+All else that may change it, what happened after the period's end (a confirmation, a refund) and the time of day, is in it after
 one minute at most, where the period is over after 5. (The configuration may set other lengths.)""",
 }
 
@@ -107,7 +107,8 @@ async def answered(
         "X-Cache": answer.source,
     }
     # Compared weakly: proxies that compress make strong tags weak ones.
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    sent = ",".join(request.headers.getall("if-none-match", []))
+    known = [tag.strip().removeprefix("W/") for tag in sent.split(",")]
     if answer.etag in known or known == ["*"]:
         return Response(b"", status_code=304, headers=headers)
     return Response(answer.body, media_type=media_type, headers=headers)

@@ -53,7 +53,8 @@ class _File:
             "ETag": f'W/"{self.etag}"',
             "Vary": "Accept-Encoding",
         }
-        if f'"{self.etag}"' in request.headers.get("if-none-match", ""):
+        known = ",".join(request.headers.getall("if-none-match", []))
+        if f'"{self.etag}"' in known or known.strip() == "*":
             return Response(b"", status_code=304, headers=headers)
         if _takes_gzip(request.headers.get("accept-encoding", "")):
             headers["Content-Encoding"] = "gzip"

@@ -23,6 +23,7 @@ from msgspec import Meta, Struct
 from openride_analytics.events import BadEvent
 from openride_analytics.http.access import needs
 from openride_analytics.http.bodies import HeldBytes
+from openride_analytics.http.parameters import Query
 from openride_analytics.http.problems import MEDIA_TYPE, BadRequest, Problem
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import UNSTORABLE, Stored
@@ -122,6 +123,7 @@ class _TakesEvents(Operation):
 )
 async def post_events(request: Request[Any, Any, State]) -> Response[bytes]:
     """Decodes the body in slices and waits until the pipeline has stored them."""
+    Query(request.query_params.multi_items(), ())
     service: Service = request.app.state.service
     held: HeldBytes = request.app.state.held
     if not service.pipeline.has_room:  # before the body is read: what waits here must stay bounded

@@ -102,7 +102,8 @@ async def prometheus_metrics(request: Request[Any, Any, State]) -> Response[byte
     service: Service = request.app.state.service
     await service.health()  # so that the parts' states are those of now
     body, media_type = service.metrics.exposition(request.headers.get("accept", ""))
-    return Response(body, media_type=media_type)
+    # Litestar says the charset of texts itself.
+    return Response(body, media_type=media_type.removesuffix("; charset=utf-8"))
 
 
 async def _report(request: Request[Any, Any, State]) -> Response[bytes]:

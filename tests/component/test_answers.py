@@ -332,6 +332,39 @@ async def test_equal_questions_at_the_same_time_are_computed_once(answers: Answe
     assert store.asked == 1
 
 
+@pytest.mark.parametrize(
+    ("waited", "changed", "source", "body"),
+    [
+        (10.0, False, "miss", b"first"),
+        (0.9, True, "miss", b"first"),
+        (10.0, True, "stale", b"first"),
+        (15.1, True, "miss", b"second"),
+    ],
+)
+async def test_who_joins_a_computation_is_told_what_it_misses(
+    answers: Answers,
+    cache: Cache,
+    clock: Clock,
+    waited: float,
+    changed: bool,  # noqa: FBT001  # parametrized
+    source: str,
+    body: bytes,
+) -> None:
+    store = Store(gate=asyncio.Event())
+    first = asyncio.create_task(answers.get("question", store, end_ms=TODAY_ENDS))
+    await store.reached.wait()
+    if changed:
+        await cache.data_changed(NOW_MS)
+    store.content = b"second"
+    clock.now += waited
+    second = asyncio.create_task(answers.get("question", store, end_ms=TODAY_ENDS))
+    await asyncio.sleep(0.1)
+    assert store.gate is not None
+    store.gate.set()
+    assert ((await first).source, (await first).body) == ("miss", b"first")
+    assert ((await second).source, (await second).body) == (source, body)
+
+
 async def test_who_goes_away_takes_nobodys_answer_with_them(answers: Answers) -> None:
     store = Store(gate=asyncio.Event())
     impatient = asyncio.create_task(answers.get("question", store))

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from openride_analytics import jobs as jobs_module
 from openride_analytics import postgres
 from openride_analytics.cache import MemoryCache
 from openride_analytics.jobs import Jobs
@@ -91,6 +92,23 @@ async def test_what_did_not_get_through_is_tried_again_within_the_night(
     assert row is not None
     assert row["finished_at"] is not None
     assert row["error"] is None
+
+
+async def test_who_is_at_it_holds_the_claim(
+    pool: "asyncpg.Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "_HOLD_SECONDS", 0.01)
+
+    async def long() -> None:
+        await pool.execute("UPDATE job_runs SET claimed_at = now() - interval '51 minutes'")
+        old = "SELECT claimed_at < now() - interval '50 minutes' FROM job_runs"
+        while await pool.fetchval(old):  # noqa: ASYNC110  # the database tells no events
+            await asyncio.sleep(0.01)
+        assert not await instance(pool).run_once("report", DUE, long)
+
+    async with asyncio.timeout(20):
+        assert await instance(pool).run_once("report", DUE, long)
+    assert await pool.fetchval("SELECT error FROM job_runs") is None
 
 
 async def test_a_failing_job_is_recorded_with_its_error_and_is_not_run_again_at_once(
