@@ -39,9 +39,9 @@ _HEADERS: Final = {
     "Cache-Control": "Clients may keep an answer, and ask each time whether it is still the same.",
     "Age": "Seconds since the computation of this answer began: what was stored later may be missing.",
     "X-Cache": """`miss`: computed for this request. `hit`: computed before; whatever was stored of the time before its
-period's end is in it, but for the last second. `stale`: the same but for the last 30 seconds; it is computed anew now or soon.
-All else that may change it, what happened after the period's end (a confirmation, a refund) and the time of day, is in it after
-one minute at most, where the period is over after 5. (The configuration may set other lengths.)""",
+period's end is in it, but for the last second. `stale`: the same but for the last 30 seconds; it is computed anew now or
+soon. All else that may change it, what happened after the period's end (a confirmation, a refund) and the time of day, is in
+it after one minute at most, where the period is over after 5. (The configuration may set other lengths.)""",
 }
 
 
