@@ -27,6 +27,7 @@ from openride_analytics.ingest.dead_letters import OVER_HTTP, DeadLetter, store_
 from openride_analytics.ops.metrics import UNKNOWN, Metrics
 from openride_analytics.ops.tracing import OFF, Span, Tracing
 from openride_analytics.warehouse import (
+    FOR_INGEST,
     ContentRefused,
     Ids,
     StatementRefused,
@@ -252,6 +253,7 @@ class Pipeline:
 
     async def run(self) -> None:
         """Stores batch after batch until `close`, and then what is left."""
+        FOR_INGEST.set(True)  # of this task and those that it starts
         async with asyncio.TaskGroup() as stores:
             while batch := await self._gather():
                 self._storing += 1

@@ -7,6 +7,7 @@ and `embedded.EmbeddedWarehouse` (the same engine inside the process). Both spea
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 
@@ -21,6 +22,10 @@ Parameters = Mapping[str, Parameter]
 Row = dict[str, Any]
 Block = Sequence[Sequence[Any]]
 Value = str | bytes | int
+
+
+FOR_INGEST: Final = ContextVar("for_ingest", default=False)
+"""Set in the tasks that store events. They have connections of their own: many questions at once must not hold events up."""
 
 
 class WarehouseError(Exception):

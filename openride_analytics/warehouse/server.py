@@ -20,6 +20,7 @@ from asynch.proto.protocol import ServerPacket
 from openride_analytics.config import ConfigError
 from openride_analytics.ops.metrics import PoolUse
 from openride_analytics.warehouse import (
+    FOR_INGEST,
     SETTINGS,
     UNKNOWN_TABLE,
     Block,
@@ -38,6 +39,8 @@ from openride_analytics.warehouse.cluster import Cluster, shards_text
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _CLOSE_TIMEOUT_SECONDS = 5.0
+# Two batches at a time, each of which does two things at once.
+_PLACES_FOR_INGEST: Final = 4
 _PLACE_TIMEOUT_SECONDS = 10.0
 _SILENCE_SECONDS = 600.0
 
@@ -87,7 +90,7 @@ class ServerWarehouse:
     """Keeps the promises of `Warehouse` on a ClickHouse server.
 
     `url` is `clickhouse://user:password@host:9000/database` (`clickhouses://` with TLS; `?verify=0` trusts any
-    certificate). Connections are opened when needed, at most `max_connections` at a time.
+    certificate). Connections are opened when needed, at most `max_connections` at a time, and some more for ingest.
 
     With the name of a `cluster` that this server belongs to, tables are spread over its shards (see `cluster`). Then the
     user and password, and TLS if any, must be right on all its hosts.
@@ -125,6 +128,7 @@ class ServerWarehouse:
         self._query_timeout = query_timeout_seconds
         self._insert_timeout = insert_timeout_seconds
         self._places = asyncio.Semaphore(max_connections)
+        self._ingest_places = asyncio.Semaphore(_PLACES_FOR_INGEST)
         self._max_connections = max_connections
         self._waiting = 0
         self._used = 0
@@ -264,11 +268,17 @@ class ServerWarehouse:
             async with asyncio.timeout(_CLOSE_TIMEOUT_SECONDS):
                 for _ in range(self._max_connections):
                     await self._places.acquire()
+                for _ in range(_PLACES_FOR_INGEST):
+                    await self._ingest_places.acquire()
         while self._idle:
             _abort(self._idle.pop())
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        if FOR_INGEST.get():
+            async with self._ingest_places:
+                yield
+            return
         self._waiting += 1
         try:
             async with asyncio.timeout(_PLACE_TIMEOUT_SECONDS):

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from openride_analytics.config import ConfigError
 from openride_analytics.warehouse import (
+    FOR_INGEST,
     SETTINGS,
     ContentRefused,
     Ids,
     Parameter,
     Parameters,
     QueryTooLong,
+    Row,
     StatementRefused,
     Warehouse,
     WarehouseError,
@@ -348,6 +350,22 @@ class TestServer:
         )
         asked = [warehouse.query("SELECT {n:Int64} AS n", {"n": n}) for n in range(40)]
         assert [rows[0]["n"] for rows in await asyncio.gather(*asked)] == list(range(40))
+        await warehouse.close()
+
+    async def test_who_stores_events_does_not_wait_for_those_who_ask(self, clickhouse_url: str) -> None:
+        warehouse = ServerWarehouse(
+            clickhouse_url, query_timeout_seconds=5, insert_timeout_seconds=5, max_connections=2
+        )
+
+        async def store() -> list[Row]:
+            FOR_INGEST.set(True)
+            return await warehouse.query("SELECT 1 AS n")
+
+        asked = [asyncio.create_task(warehouse.query("SELECT sleep(0.5) AS s")) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        assert await asyncio.create_task(store()) == [{"n": 1}]
+        assert sum(task.done() for task in asked) < 10
+        await asyncio.gather(*asked)
         await warehouse.close()
 
     async def test_a_server_that_is_away_is_unavailable_and_back_when_it_is_back(
