@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from statistics import median
 from time import monotonic, perf_counter, sleep, time
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -320,6 +321,24 @@ async def test_a_killed_redis_is_away_at_once_and_used_again_afterwards(
     assert not await fragile.answers()
     await asyncio.to_thread(fragile_redis.start)
     await until_kept(fragile)
+
+
+async def test_a_redis_that_is_always_slow_is_left_alone_although_it_keeps_what_nobody_waits_for(
+    fragile: RedisCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await until_kept(fragile)
+    placed = fragile._placed
+
+    async def slowly(call: Callable[[], Awaitable[Any]]) -> Any:
+        await asyncio.sleep(0.1)
+        return await placed(call)
+
+    monkeypatch.setattr(fragile, "_placed", slowly)
+    for _ in range(3):
+        assert await fragile.run_script("return 1", "key") is None
+        assert fragile._failures
+        await fragile.put("other", b"entry", 60)
+    assert fragile._rest_until > monotonic()
 
 
 async def test_a_paused_redis_costs_a_question_fifty_milliseconds_at_most(

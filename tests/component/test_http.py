@@ -192,6 +192,11 @@ async def test_what_takes_no_parameters_refuses_them(app: App, path: str) -> Non
     assert list(faults(await app.get(path, endpoint="users"))) == ["endpoint"]
 
 
+async def test_events_are_sent_without_parameters(app: App) -> None:
+    sent = await app.client.post("/v1/events", params={"x": "1"}, content=b"", headers=NDJSON)
+    assert list(faults(sent)) == ["x"]
+
+
 async def test_a_repeated_parameter_is_refused(app: App) -> None:
     assert "more than once" in faults(await app.get("/v1/metrics/users", city=["Ikeja", "Lekki"]))["city"]
 
@@ -324,6 +329,9 @@ async def test_without_its_stores_the_service_lives_and_is_not_ready() -> None:
         assert ready.json()["status"] == "unavailable"
         assert ready.json()["parts"]["clickhouse"] == "away"
         assert ready.json()["parts"]["migrations"] == "starting"
+        instance.service.stopping.set()
+        stopping = (await instance.service.health())[1]
+        assert stopping == {**ready.json()["parts"], "service": "stopping"}
 
 
 async def test_events_that_are_not_stored_in_time_are_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +442,33 @@ async def test_an_answer_that_has_not_changed_is_a_304(app: App, form: str) -> N
     assert unchanged.status_code == 304
     assert unchanged.content == b""
     assert unchanged.headers["ETag"] == etag
+
+
+async def test_known_tags_may_stand_in_several_headers(app: App) -> None:
+    for path in ("/v1/metrics/users", "/docs"):
+        etag = (await app.get(path)).headers["ETag"]
+        known = [("If-None-Match", '"other"'), ("If-None-Match", etag)]
+        assert (await app.client.get(path, headers=known)).status_code == 304
+        assert (await app.client.get(path, headers={"If-None-Match": "*"})).status_code == 304
+
+
+async def test_city_and_state_are_those_of_one_route(app: App) -> None:
+    there, elsewhere = anywhere(), anywhere()
+    routes = [str(uuid4()), str(uuid4())]
+    at = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    places = (("Ikeja", there), ("Garki", elsewhere))
+    booking = str(uuid4())
+    events = [
+        minimal("route.created", route_id=route, origin_city=city, origin_state=state, event_timestamp=at)
+        for route, (city, state) in zip(routes, places, strict=True)
+    ] + [
+        minimal(name, booking_id=booking, route_id=route, event_timestamp=at)
+        for name, route in zip(("booking.created", "booking.confirmed"), routes, strict=True)
+    ]
+    assert (await app.post(lines(events))).json()["accepted"] == 4
+    for city, state, created in (("Ikeja", there, 1), ("Garki", elsewhere, 1), ("Ikeja", elsewhere, 0)):
+        answer = await app.get_json("/v1/metrics/bookings", city=city, state=state)
+        assert answer["summary"]["created"] == created
 
 
 async def test_an_answer_that_has_changed_is_sent_again(app: App) -> None:
@@ -556,7 +591,9 @@ async def test_a_living_process_says_so(app: App) -> None:
 async def test_prometheus_gets_counters_and_times_by_route(app: App) -> None:
     await app.post(lines(users(anywhere(), 1)))
     await app.get(f"/nothing/{uuid4()}")
-    text = (await app.get("/metrics")).text
+    scraped = await app.get("/metrics")
+    assert scraped.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    text = scraped.text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     stored = sum(sample.value for sample in samples if sample.name == "openride_events_stored_total")
     assert stored >= 1
