@@ -1,5 +1,6 @@
 """How questions are documented and answered over HTTP, whatever they ask."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from math import inf
@@ -14,6 +15,10 @@ from litestar.openapi.spec import Parameter as OpenAPIParameter
 from openride_analytics.http.parameters import PARAMETERS, QueryParameter
 from openride_analytics.http.problems import MEDIA_TYPE, Problem
 from openride_analytics.service import Service
+from openride_analytics.warehouse import QueryTooLong
+
+# An answer may take so many times as long as one of its statements, which may wait for a connection and for each other.
+_STATEMENTS_IN_TURN: Final = 2
 
 PROBLEMS: Final = {
     status: ResponseSpec(Problem, description=description, media_type=MEDIA_TYPE, generate_examples=False)
@@ -74,11 +79,16 @@ def documented_from(parameters: Iterable[QueryParameter]) -> type[Operation]:
 def in_time(
     service: Service, endpoint: str, compute: Callable[[], Awaitable[bytes]]
 ) -> Callable[[], Awaitable[bytes]]:
-    """The same computation of an answer, timed for the metrics."""
+    """The same computation of an answer, timed for the metrics; raises `QueryTooLong` where it takes too long as a whole."""
+    limit = _STATEMENTS_IN_TURN * service.config.clickhouse.query_timeout_seconds
 
     async def timed() -> bytes:
         with service.metrics.answer_seconds.labels(endpoint).time():
-            return await compute()
+            try:
+                async with asyncio.timeout(limit):
+                    return await compute()
+            except TimeoutError:
+                raise QueryTooLong(f"no answer within {limit:g} s") from None
 
     return timed
 

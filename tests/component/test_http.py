@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 from uuid import uuid4
 
 import httpx
@@ -20,6 +20,7 @@ from openride_analytics.answers import Answers
 from openride_analytics.config import Config
 from openride_analytics.http.app import http_app
 from openride_analytics.service import Service
+from openride_analytics.warehouse import Warehouse
 from openride_analytics.warehouse.embedded import EmbeddedWarehouse
 from tests.samples import minimal
 from tests.servers.databases import drop_database, fresh_database
@@ -355,6 +356,25 @@ async def test_a_query_past_its_limit_is_a_504() -> None:
         details = problem(await instance.get("/v1/metrics/bookings"), 504)
         assert connected.is_set()
         assert "shorter period" in details["detail"]
+
+
+async def test_many_short_queries_that_take_too_long_together_are_a_504(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def data_through(warehouse: Warehouse) -> Never:
+        nonlocal asked
+        while True:
+            await warehouse.query("SELECT sleep(0.1)")
+            asked += 1
+
+    config = app.service.config
+    quick = msgspec.structs.replace(config.clickhouse, query_timeout_seconds=0.5)
+    monkeypatch.setattr(app.service, "config", msgspec.structs.replace(config, clickhouse=quick))
+    monkeypatch.setattr("openride_analytics.metrics.question.data_through", data_through)
+    problem(await app.get("/v1/metrics/bookings", city=anywhere()), 504)
+    assert asked > 1
 
 
 async def test_a_stream_outlives_an_outage_and_ends_with_the_service() -> None:
