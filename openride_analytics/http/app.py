@@ -30,6 +30,7 @@ from openride_analytics.http import (
 from openride_analytics.http.bodies import BoundedBodies, HeldBytes
 from openride_analytics.http.dead_letters import get_dead_letter, list_dead_letters, replay_dead_letters
 from openride_analytics.http.events import post_events
+from openride_analytics.http.head import Heads
 from openride_analytics.http.ingest import ingest_status
 from openride_analytics.http.observed import Observed
 from openride_analytics.reports.files import FilesUnavailable
@@ -52,7 +53,7 @@ def http_app(service: Service) -> ASGIApp:
     largest_bytes = service.config.ingest.max_request_bytes
     held = HeldBytes(_BODIES_HELD * largest_bytes)
     bounded = BoundedBodies(_litestar(service, held), largest_bytes=largest_bytes, held=held)
-    return Observed(access.Hardened(bounded, service), service.metrics, service.tracing)
+    return Observed(Heads(access.Hardened(bounded, service)), service.metrics, service.tracing)
 
 
 def ops_app(service: Service) -> ASGIApp:
@@ -67,7 +68,7 @@ def ops_app(service: Service) -> ASGIApp:
     )
     largest_bytes = 1_024
     bounded = BoundedBodies(app, largest_bytes=largest_bytes, held=HeldBytes(_BODIES_HELD * largest_bytes))
-    return Observed(access.Hardened(bounded, service), service.metrics, service.tracing)
+    return Observed(Heads(access.Hardened(bounded, service)), service.metrics, service.tracing)
 
 
 _OPERATIONS: Final = (health.health, health.live, health.ready, health.prometheus_metrics)

@@ -296,6 +296,39 @@ async def test_a_wrong_method_is_a_405_that_names_the_right_ones(app: App) -> No
     assert "GET" in response.headers["Allow"]
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "media_type"),
+    [
+        ("/health/live", 200, "application/json"),
+        ("/v1/metrics/bookings", 200, "application/json"),
+        ("/v1/exports/csv?dataset=bookings", 200, "text/csv; charset=utf-8"),
+        ("/v1/metrics/realtime/stream", 200, "text/event-stream; charset=utf-8"),
+        ("/v1/metrics/bookings?start_date=tomorrow", 400, "application/problem+json"),
+        ("/v1/metrics/planets", 404, "application/problem+json"),
+    ],
+)
+async def test_head_is_answered_as_get_without_its_body(
+    app: App, path: str, status: int, media_type: str
+) -> None:
+    async with asyncio.timeout(10):
+        head = await app.client.head(path)
+    assert (head.status_code, head.headers["Content-Type"], head.content) == (status, media_type, b"")
+    assert head.headers["X-Request-ID"]
+    assert await app.get_json("/health/live") == {"status": "ok"}  # by the same connection
+
+
+async def test_the_head_of_an_answer_has_the_headers_of_the_answer(app: App) -> None:
+    got = await app.get("/v1/metrics/trips", city=(city := anywhere()))
+    head = await app.client.head("/v1/metrics/trips", params={"city": city})
+    differs = {"date", "age", "x-cache", "x-request-id"}
+    assert {n: v for n, v in head.headers.items() if n not in differs} == {
+        n: v for n, v in got.headers.items() if n not in differs
+    }
+    assert int(head.headers["Content-Length"]) == len(got.content)
+    scraped = (await app.get("/metrics")).text
+    assert 'method="HEAD",path="/v1/metrics/trips"' in scraped
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_body_over_the_limit_is_a_413(app: App, announced: bool) -> None:  # noqa: FBT001  # parametrized
     async def chunks() -> AsyncIterator[bytes]:
