@@ -93,11 +93,17 @@ def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clickhouse")
 
 
+# Its tables stay from test to test: half a second of CPU each time, if they were created anew.
+_folders_with_tables: set[Path] = set()
+
+
 @pytest_asyncio.fixture
 async def embedded_warehouse(embedded_folder: Path) -> AsyncIterator[EmbeddedWarehouse]:
     """The embedded engine, empty."""
     warehouse = EmbeddedWarehouse(embedded_folder, query_timeout_seconds=30, insert_timeout_seconds=60)
-    await create_tables(warehouse)
+    if embedded_folder not in _folders_with_tables:
+        await create_tables(warehouse)
+        _folders_with_tables.add(embedded_folder)
     # A service in another test may have set its own.
     await retention.apply(warehouse, Retention(hot_days=0, cold_days=0))
     await empty(warehouse)

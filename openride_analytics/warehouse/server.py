@@ -48,6 +48,11 @@ _SILENCE_SECONDS = 600.0
 class _Connection(ProtocolConnection):  # its stubs are incomplete: hence the ignores
     """asynch's connection, with inserts that are only done when the server says so to the end."""
 
+    async def disconnect(self) -> None:
+        """At once: asynch waits until all is sent, which a server that reads no more never lets happen."""
+        _abort(self)
+        await super().disconnect()
+
     async def process_insert_query(
         self,
         query_without_data: str,

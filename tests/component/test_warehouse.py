@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -411,6 +411,24 @@ class TestServer:
         await warehouse.close()
         assert time.monotonic() - began < 3
 
+    async def test_an_insert_that_is_no_longer_read_ends_in_time(
+        self, clickhouse: ClickHouseServer, clickhouse_url: str
+    ) -> None:
+        direct = ServerWarehouse(clickhouse_url, query_timeout_seconds=30, insert_timeout_seconds=30)
+        await _table(direct, "landing (lines String) ENGINE = Null")
+        await direct.close()
+        async with _stopping_to_read(clickhouse_url, after_bytes=1_000_000) as url:
+            warehouse = ServerWarehouse(url, query_timeout_seconds=1, insert_timeout_seconds=1)
+            try:
+                began = time.monotonic()
+                with pytest.raises((QueryTooLong, WarehouseUnavailable)):
+                    async with asyncio.timeout(10):
+                        await warehouse.insert("landing", ("lines",), [("x" * 40_000_000,)])
+                assert time.monotonic() - began < 3
+            finally:
+                # As below.
+                await asyncio.to_thread(clickhouse.kill)
+
     async def test_an_insert_into_a_server_that_hangs_ends_in_time(
         self, clickhouse: ClickHouseServer, clickhouse_url: str
     ) -> None:
@@ -490,6 +508,42 @@ def black_hole() -> Iterator[str]:
         silent.bind((HOST, 0))
         silent.listen(100)
         yield f"clickhouse://{HOST}:{silent.getsockname()[1]}/openride"
+
+
+@contextlib.asynccontextmanager
+async def _stopping_to_read(url: str, *, after_bytes: int) -> AsyncIterator[str]:
+    """An address of the same server whose connections go dead: after so many bytes nobody takes more, and they stay."""
+    server = urlsplit(url)
+    passing = set[asyncio.Task[None]]()
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection(server.hostname, server.port)
+        passing.add(asyncio.create_task(answers(behind_reader, writer)))
+        try:
+            passed = 0
+            while passed < after_bytes and (data := await reader.read(65_536)):
+                passed += len(data)
+                behind_writer.write(data)
+                await behind_writer.drain()
+            await asyncio.sleep(60)
+        finally:
+            for one in (writer, behind_writer):
+                one.transport.abort()
+
+    listening = await asyncio.start_server(
+        lambda reader, writer: passing.add(asyncio.create_task(accept(reader, writer))), HOST, 0
+    )
+    try:
+        yield server._replace(netloc=f"{HOST}:{listening.sockets[0].getsockname()[1]}").geturl()
+    finally:
+        listening.close()
+        for task in passing:
+            task.cancel()
+        await asyncio.gather(*passing, return_exceptions=True)
 
 
 async def _table(warehouse: Warehouse, definition: str) -> None:
