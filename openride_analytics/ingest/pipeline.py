@@ -188,6 +188,7 @@ class Pipeline:
         self._storing = 0
         self._storing_bytes = 0
         self._failing = 0
+        self._witness = Witness()
         self.is_behind = (
             False  # whether the last batch was full, so that more may wait than is stored in time
         )
@@ -272,7 +273,7 @@ class Pipeline:
         """The next batch, as soon as it is due; empty at the end."""
         async with self._changed:
             while not self._is_due:
-                left = None if self._storing or not self._waiting else self._delay_ends - monotonic()
+                left = self._delay_ends - monotonic() if self._waits_for_time else None
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await self._changed.wait()
@@ -282,20 +283,30 @@ class Pipeline:
             return batch
 
     @property
+    def _may_begin(self) -> bool:
+        """Whether one more batch may be stored. Two of large events are not at once: each is held several times on its way."""
+        return not self._storing or (
+            self._storing < _STORED_AT_ONCE
+            and self._storing_bytes + self._waiting_bytes <= _BYTES_STORED_AT_ONCE
+        )
+
+    @property
     def _is_due(self) -> bool:
         """Whether what waits is to be stored now: when it is full or its first event has waited long enough.
 
-        Beside another batch only a full one is: smaller ones would cost the server more, and wait for its cores. Two of large
-        events are not stored at once: each is held several times on its way.
+        Beside a batch at work only a full one is: smaller ones would cost the server more, and wait for its cores. One that
+        rests until it is tried again holds up nobody.
         """
-        if self._storing:
-            may_begin = self._storing < _STORED_AT_ONCE and (
-                self._storing_bytes + self._waiting_bytes <= _BYTES_STORED_AT_ONCE
-            )
-            return may_begin and (self._closing or not self.has_room)
+        if not self._may_begin:
+            return False
         if self._closing or not self.has_room:
             return True
-        return bool(self._waiting) and monotonic() >= self._delay_ends
+        return self._waits_for_time and monotonic() >= self._delay_ends
+
+    @property
+    def _waits_for_time(self) -> bool:
+        """Whether nothing but its delay keeps what waits from being stored."""
+        return bool(self._waiting) and self._may_begin and self._storing == self._failing
 
     async def _store_to_the_end(self, batch: list[Submission], size: int) -> None:
         await self._store_traced(batch)
@@ -336,7 +347,10 @@ class Pipeline:
             try:
                 letters = await self._try(batch)
             except WarehouseError as error:
-                self._failing += not failed
+                if not failed:
+                    async with self._changed:
+                        self._failing += 1
+                        self._changed.notify_all()
                 failed = True
                 self.last_failure = Failure.of(error)
                 self._metrics.insert_failures.inc()
@@ -376,7 +390,7 @@ class Pipeline:
     async def _try(self, batch: Sequence[Submission]) -> list[DeadLetter]:
         """Stores a batch and returns its dead letters, those included of what the store cannot hold."""
         arrivals = [(submission.events, submission.arrived_ms) for submission in batch if submission.events]
-        refused = await store_events(self._warehouse, arrivals, self._tracing)
+        refused = await store_events(self._warehouse, arrivals, self._tracing, self._witness)
         letters = [letter for submission in batch for letter in submission.dead_letters]
         for submission in batch:
             letters += submission.refuse(refused)
@@ -392,8 +406,26 @@ Arrival = tuple[Events, int]
 """Events that arrived together, at least one, and when the first of them did (Unix milliseconds)."""
 
 
+class _Row(NamedTuple):
+    """One of `incoming`: lines of one kind with a newline between two."""
+
+    kind: str
+    arrived_ms: int
+    lines: bytes
+
+
+@dataclass
+class Witness:
+    """An event that got through earlier: it tells an event's fault from the store's where the whole batch is refused."""
+
+    row: _Row | None = None
+
+
 async def store_events(
-    warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tracing = OFF
+    warehouse: Warehouse,
+    arrivals: Sequence[Arrival],
+    tracing: Tracing = OFF,
+    witness: Witness | None = None,
 ) -> Collection[bytes]:
     """Stores events, settles ids that came with different contents, and derives their facts.
 
@@ -403,7 +435,7 @@ async def store_events(
     if not arrivals:
         return ()
     with tracing.span("ingest.insert"):
-        refused = await _Insertion(warehouse).insert(await _rows(arrivals))
+        refused = await _Insertion(warehouse, witness or Witness()).insert(await _rows(arrivals))
     try:
         # Side by side: where an id clashes, settling derives the facts of its things once more.
         async with asyncio.TaskGroup() as both:
@@ -429,23 +461,17 @@ async def _derive(warehouse: Warehouse, arrivals: Sequence[Arrival], tracing: Tr
         )
 
 
-class _Row(NamedTuple):
-    """One of `incoming`: lines of one kind with a newline between two."""
-
-    kind: str
-    arrived_ms: int
-    lines: bytes
-
-
 class _Insertion:
     """One batch on its way in, in parts where it is refused as a whole.
 
     A refusal whose code does not speak of the content may still be one event's fault, or everybody's (a table is gone, a quota
-    is used up). It is one event's when another one gets through and this one is refused again.
+    is used up). It is one event's when another one gets through (of this batch, or the `witness` once more) and this one is
+    refused again.
     """
 
-    def __init__(self, warehouse: Warehouse) -> None:
+    def __init__(self, warehouse: Warehouse, witness: Witness) -> None:
         self._warehouse = warehouse
+        self._witness = witness
         self._refusals = 0
         self._refused: set[bytes] = set()
         self._stored: _Row | None = None  # of what got through, one event
@@ -456,6 +482,7 @@ class _Insertion:
         await self._insert(rows)
         for row, refusal in self._doubtful:
             await self._judge(row, refusal)
+        self._witness.row = self._stored or self._witness.row
         return self._refused
 
     async def _insert(self, rows: Sequence[_Row]) -> None:
@@ -497,9 +524,10 @@ class _Insertion:
 
     async def _judge(self, row: _Row, refusal: StatementRefused) -> None:
         """Tries what got through once more (it lands on its own row), and then this one."""
-        if self._stored is None:
+        through = self._stored or self._witness.row
+        if through is None:
             raise refusal
-        await self._put([self._stored])
+        await self._put([through])
         try:
             await self._put([row])
         except StatementRefused:

@@ -237,6 +237,36 @@ class TestBatches:
             assert work.batches_stored == 3
         assert await events_stored(embedded_warehouse) == 6
 
+    async def test_a_small_batch_need_not_wait_for_one_that_is_tried_again(
+        self, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        held = Held(embedded_warehouse)
+        held.go.set()
+        events = bookings(6)
+        held.away_for = events[0]["event_id"].encode()
+        async with running(held, max_delay_seconds=0.05) as work:
+            older = await work.put(events[:1])
+            await until(lambda: is_retrying(work))
+            for event in events[1:]:
+                await asyncio.wait_for(await work.put([event]), 20)
+            assert not older.done()
+            held.away_for = b""
+            await older
+        assert await events_stored(embedded_warehouse) == 6
+
+    async def test_small_batches_go_one_after_the_other(self, embedded_warehouse: EmbeddedWarehouse) -> None:
+        held = Held(embedded_warehouse)
+        events = bookings(4)
+        async with running(held, max_delay_seconds=0.01) as work:
+            stored = [await work.put(events[:1])]
+            await held.asked.wait()
+            stored += [await work.put([event]) for event in events[1:]]
+            await asyncio.sleep(0.1)
+            assert held.inserts == ["incoming"]
+            held.go.set()
+            await asyncio.gather(*stored)
+            assert held.inserts == ["incoming", "incoming"]
+
     async def test_closing_stores_what_is_under_way_and_what_is_waiting(
         self, embedded_warehouse: EmbeddedWarehouse
     ) -> None:
@@ -399,6 +429,17 @@ class TestRefusedContent:
                 event.line for event in decoded(events[:1])
             }
         assert await events_stored(warehouse) == 63
+
+    async def test_an_event_that_is_refused_alone_is_judged_by_one_that_got_through_before(
+        self, warehouse: Warehouse
+    ) -> None:
+        events = bookings(2)
+        guilty = _registered(events[0]["event_id"], city="guilty")
+        async with running(Held.open(warehouse, refusing=b"guilty")) as work:
+            await (await work.put(events[1:]))
+            assert await asyncio.wait_for(await work.put([guilty]), 20) == [0]
+            assert [letter.record for letter in work.published] == [decoded([guilty])[0].line]
+        assert await events_stored(warehouse) == 1
 
     @pytest.mark.parametrize("refused", [1, 16, 25, 30, REFUSALS_TRIED])
     @pytest.mark.parametrize("stored_before", [0, 1, 3])
