@@ -14,8 +14,9 @@ _NAMES: Final = (
     *("card_?last_?4", "card_?last_?four"),
 )
 _TEXT: Final = rb'"(?:[^"\\]|\\.)*+"?'
-# As it stands within a text: each quote has the same backslashes before it.
-_TEXT_WITHIN: Final = rb'(?P<quote>\\++")(?:(?!(?P=quote)).)*+(?:(?P=quote))?'
+# As it stands within a text: each quote has the same backslashes before it, and may be written by its number.
+_QUOTE_WITHIN: Final = rb'\\++(?:"|u0022)'
+_TEXT_WITHIN: Final = rb"(?P<quote>" + _QUOTE_WITHIN + rb")(?:(?!(?P=quote)).)*+(?:(?P=quote))?"
 
 
 def _value(depth: int) -> bytes:
@@ -43,11 +44,14 @@ _IN_JSON: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _IN_TEXT_OF_JSON: Final = re.compile(
-    rb'(?<!\\)(\\++"'
+    rb"(?<!\\)("
+    + _QUOTE_WITHIN
     + _FIRST
     + rb"(?:"
     + _ANY_NAME
-    + rb')\\++"\s*+:\s*+)(?:'
+    + rb")"
+    + _QUOTE_WITHIN
+    + rb"\s*+:\s*+)(?:"
     + _TEXT_WITHIN
     + rb"|[^,}\\\r\n]+)",
     re.IGNORECASE | re.DOTALL,
@@ -60,20 +64,25 @@ _ELSEWHERE: Final = re.compile(
     rb"""(?:'[^'\r\n]*+'?|""" + _value(depth=4).removesuffix(rb"[^,}\r\n]+") + rb"""[^,}&;\]\r\n]+)""",
     re.IGNORECASE | re.DOTALL,
 )
+# Where none of these is, in small letters, there is nothing of it: names may be escaped, or in UTF-16.
+_HINTS: Final = (b"phone", b"msisdn", b"mail", b"full", b"card", rb"\u00", b"\0")
 _BLANK: Final = rb'\1"-"'
 _object: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 def without_personal_data(record: bytes) -> bytes:
     """The record's bytes as they came, with the values of personal fields blanked, JSON or not."""
+    small = record.lower()
+    if not any(hint in small for hint in _HINTS):
+        return record
     blanked = _IN_TEXT_OF_JSON.sub(rb'\1\\"-\\"', _IN_JSON.sub(_BLANK, record))
     if _is_object(record):
         return blanked
-    if _is_utf_16(record):  # which is refused whatever it says
-        readable = record.replace(b"\0", b"")
-        without = without_personal_data(readable)
-        return record if without == readable else without
-    return _ELSEWHERE.sub(_BLANK, blanked)
+    blanked = _ELSEWHERE.sub(_BLANK, blanked)
+    if b"\0" in record:  # UTF-16, perhaps, which is refused whatever it says
+        readable = without_personal_data(record.replace(b"\0", b""))
+        return blanked if readable == blanked.replace(b"\0", b"") else readable
+    return blanked
 
 
 def _is_object(record: bytes) -> bool:
@@ -82,7 +91,3 @@ def _is_object(record: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
-
-
-def _is_utf_16(record: bytes) -> bool:
-    return len(record) > 2 and record.count(b"\0") > len(record) // 3

@@ -27,7 +27,7 @@ from openride_analytics.http.parameters import Query
 from openride_analytics.http.problems import MEDIA_TYPE, BadRequest, Problem
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import UNSTORABLE, Stored
-from openride_analytics.ingest.records import acceptance_now, decode_records
+from openride_analytics.ingest.records import Turns, acceptance_now, decode_records
 from openride_analytics.service import Service
 
 _STORED_WITHIN_SECONDS: Final = 30.0
@@ -150,13 +150,17 @@ async def _store(service: Service, records: Iterator[tuple[int, bytes]]) -> Rece
     """Hands over slice after slice, and waits until all are stored."""
     receipt = Receipt(accepted=0, duplicates_possible=True, rejected=[])
     waiting: list[tuple[array[int], Stored]] = []  # the line of each event, and when they are stored
+    turns = Turns()
     while lines := list(islice(records, _SLICE_RECORDS)):
         arrived_ms = int(datetime.now(UTC).timestamp() * 1000)
         slice_ = [record for _, record in lines]
         events, refused = await decode_records(
             slice_, acceptance_now(service.config), took=service.metrics.decode_seconds.observe
         )
-        letters = [DeadLetter.of(slice_[index], error, rejected_ms=arrived_ms) for index, error in refused]
+        letters = []
+        for index, error in refused:
+            letters.append(DeadLetter.of(slice_[index], error, rejected_ms=arrived_ms))
+            await turns.after(slice_[index])
         bad = dict(refused)
         receipt.rejected += [_rejection(lines[index][0], error) for index, error in refused]
         accepted = array("I", [number for index, (number, _) in enumerate(lines) if index not in bad])

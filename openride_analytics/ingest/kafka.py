@@ -38,7 +38,7 @@ from openride_analytics.dialects import Dialects
 from openride_analytics.ingest.dead_letters import DeadLetter
 from openride_analytics.ingest.pipeline import Failure, Origin, Pipeline, Traced
 from openride_analytics.ingest.progress import InFlight, PartitionState, Progress
-from openride_analytics.ingest.records import acceptance_now, decode_records
+from openride_analytics.ingest.records import Turns, acceptance_now, decode_records
 from openride_analytics.ingest.topics import connection
 from openride_analytics.ingest.unpacking import in_lists
 from openride_analytics.ops.metrics import Metrics
@@ -66,7 +66,6 @@ _STUCK_AFTER_SECONDS: Final = 60.0
 _HELD_SECONDS: Final = 30.0
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 5.0
-_LETTERS_AT_ONCE: Final = 50
 _LOSSES_REMEMBERED: Final = 100
 
 
@@ -286,7 +285,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
             for record in (records[0], records[-1])
             if (at_ms := record.timestamp) is not None and at_ms > 0
         ] or [now_ms]
-        letters = []
+        letters, turns = [], Turns()
         for index, error in refused:
             letters.append(
                 DeadLetter.of(
@@ -300,8 +299,7 @@ class KafkaSource(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
                     event_type=self._dialects.event_type(partition.topic, values[index]),
                 )
             )
-            if len(letters) % _LETTERS_AT_ONCE == 0:
-                await asyncio.sleep(0)  # others get their turn, whatever comes
+            await turns.after(values[index])
         bad = {index for index, _ in refused}
         first, last = records[0].offset, records[-1].offset
         offsets: Sequence[int] = range(first, last + 1)

@@ -115,7 +115,7 @@ class Submission:
     @property
     def size(self) -> int:
         """The bytes of it that wait to be stored."""
-        return self.events.size + sum([len(letter.record) for letter in self.dead_letters])
+        return self.events.size + sum([len(letter.record) + len(letter.key) for letter in self.dead_letters])
 
     @property
     def topic(self) -> str:

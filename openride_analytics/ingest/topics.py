@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from openride_analytics.config import Kafka
 from openride_analytics.contract import LOCATION_EVENT
@@ -73,25 +73,29 @@ class DeadLetterTopic:
                 raise
             self._producer = producer
         sent: list[Any] = []
-        for letter in letters:
-            sent.append(
-                await self._producer.send(
-                    self._settings.dead_letter_topic,
-                    value=letter.record,
-                    key=letter.key or None,
-                    headers=[
-                        ("reason", letter.reason.encode()),
-                        ("field", letter.field.encode()),
-                        ("topic", letter.topic.encode()),
-                        ("partition", str(letter.partition).encode()),
-                        ("offset", str(letter.offset).encode()),
-                        ("rejected_ms", str(letter.rejected_ms).encode()),
-                    ],
+        too_large: list[Any] = []  # for the producer, which says so at once; only these are not sent
+        for number, letter in enumerate(letters, 1):
+            try:
+                sent.append(
+                    await self._producer.send(
+                        self._settings.dead_letter_topic,
+                        value=letter.record,
+                        key=letter.key or None,
+                        headers=[
+                            ("reason", letter.reason.encode()),
+                            ("field", letter.field.encode()),
+                            ("topic", letter.topic.encode()),
+                            ("partition", str(letter.partition).encode()),
+                            ("offset", str(letter.offset).encode()),
+                            ("rejected_ms", str(letter.rejected_ms).encode()),
+                        ],
+                    )
                 )
-            )
-            if len(sent) % _LETTERS_AT_ONCE == 0:
+            except MessageSizeTooLargeError as error:
+                too_large.append(error)
+            if number % _LETTERS_AT_ONCE == 0:
                 await asyncio.sleep(0)  # others get their turn
-        return list(await asyncio.gather(*sent, return_exceptions=True))
+        return [*too_large, *await asyncio.gather(*sent, return_exceptions=True)]
 
     async def close(self) -> None:
         """Lets go of the connection."""

@@ -20,6 +20,7 @@ import msgspec
 
 from openride_analytics.ops.metrics import PoolUse
 from openride_analytics.warehouse import (
+    FOR_INGEST,
     SETTINGS,
     Block,
     Parameters,
@@ -35,7 +36,9 @@ from openride_analytics.warehouse import (
 
 Session = Any  # chdb.session.Session, which comes without types
 
-_THREADS = 6  # storing takes up to four: two batches, and two steps of each
+_THREADS = 4
+# Storing has its own, or many questions at once would make it wait: two batches at a time, and two steps of each.
+_THREADS_FOR_INGEST = 4
 # Each has a thread and a session to itself for as long as it lasts.
 _STREAMS = 4
 _PLACE_TIMEOUT_SECONDS = 10.0
@@ -66,6 +69,7 @@ class EmbeddedWarehouse:
         self._local = threading.local()
         self._sessions: list[Session] = []
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="warehouse")
+        self._ingest_threads = ThreadPoolExecutor(_THREADS_FOR_INGEST, thread_name_prefix="warehouse-ingest")
         self._calls = 0
         self._streams = asyncio.Semaphore(_STREAMS)
 
@@ -173,8 +177,11 @@ class EmbeddedWarehouse:
 
     async def close(self) -> None:
         """See `Warehouse.close`."""
-        ending = asyncio.ensure_future(
-            asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        ending = asyncio.gather(
+            *(
+                asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
+                for threads in (self._threads, self._ingest_threads)
+            )
         )
         done, _ = await asyncio.wait([ending], timeout=_CLOSE_SECONDS)
         while not done:
@@ -196,12 +203,13 @@ class EmbeddedWarehouse:
         loop = asyncio.get_running_loop()
         with self._failures():
             async with asyncio.timeout(timeout_seconds + 1):  # the engine's own limit comes first
+                if FOR_INGEST.get():
+                    return await loop.run_in_executor(self._ingest_threads, self._run, work, timeout_seconds)
                 self._calls += 1
                 try:
-                    result = await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
+                    return await loop.run_in_executor(self._threads, self._run, work, timeout_seconds)
                 finally:
                     self._calls -= 1
-        return result
 
     @staticmethod
     @contextlib.contextmanager

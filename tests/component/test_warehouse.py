@@ -58,6 +58,16 @@ def impatient(request: pytest.FixtureRequest) -> Warehouse:
     return EmbeddedWarehouse(folder, query_timeout_seconds=4, insert_timeout_seconds=4)
 
 
+@pytest.fixture(params=ENGINES)
+def few_places(request: pytest.FixtureRequest) -> Warehouse:
+    """One that answers four questions at a time."""
+    if request.param == "server":
+        url = request.getfixturevalue("clickhouse_url")
+        return ServerWarehouse(url, query_timeout_seconds=20, insert_timeout_seconds=20, max_connections=4)
+    found: Warehouse = request.getfixturevalue("embedded_warehouse")
+    return found
+
+
 class TestValues:
     async def test_parameters_arrive_as_they_were_given(self, warehouse: Warehouse) -> None:
         @settings(SLOW, max_examples=30)
@@ -352,22 +362,6 @@ class TestServer:
         assert [rows[0]["n"] for rows in await asyncio.gather(*asked)] == list(range(40))
         await warehouse.close()
 
-    async def test_who_stores_events_does_not_wait_for_those_who_ask(self, clickhouse_url: str) -> None:
-        warehouse = ServerWarehouse(
-            clickhouse_url, query_timeout_seconds=5, insert_timeout_seconds=5, max_connections=2
-        )
-
-        async def store() -> list[Row]:
-            FOR_INGEST.set(True)
-            return await warehouse.query("SELECT 1 AS n")
-
-        asked = [asyncio.create_task(warehouse.query("SELECT sleep(0.5) AS s")) for _ in range(20)]
-        await asyncio.sleep(0.2)
-        assert await asyncio.create_task(store()) == [{"n": 1}]
-        assert sum(task.done() for task in asked) < 10
-        await asyncio.gather(*asked)
-        await warehouse.close()
-
     async def test_a_server_that_is_away_is_unavailable_and_back_when_it_is_back(
         self, clickhouse: ClickHouseServer, server_warehouse: ServerWarehouse
     ) -> None:
@@ -499,6 +493,20 @@ class TestServer:
     def test_a_database_name_that_needs_quoting_is_a_mistake_of_the_configuration(self, name: str) -> None:
         with pytest.raises(ConfigError):
             ServerWarehouse(f"clickhouse://{HOST}/{name}", query_timeout_seconds=5, insert_timeout_seconds=5)
+
+
+async def test_who_stores_events_does_not_wait_for_those_who_ask(few_places: Warehouse) -> None:
+    async def store() -> list[Row]:
+        FOR_INGEST.set(True)
+        return await few_places.query("SELECT 1 AS n")
+
+    await asyncio.create_task(store())
+    asked = [asyncio.create_task(few_places.query("SELECT sleep(0.5) AS s")) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    assert await asyncio.create_task(store()) == [{"n": 1}]
+    assert sum(task.done() for task in asked) < 10
+    await asyncio.gather(*asked)
+    await few_places.close()
 
 
 @pytest.fixture

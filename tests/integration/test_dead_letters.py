@@ -10,7 +10,11 @@ import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from openride_analytics.events import MAX_RECORD_BYTES
+from openride_analytics.config import Kafka
+from openride_analytics.events import MAX_RECORD_BYTES, BadEvent
+from openride_analytics.ingest.dead_letters import DeadLetter
+from openride_analytics.ingest.topics import DeadLetterTopic
+from openride_analytics.ops.metrics import Metrics
 from openride_analytics.warehouse.server import ServerWarehouse
 from tests.servers.kafka import KafkaServer
 
@@ -187,6 +191,24 @@ async def test_a_letter_too_large_for_its_topic_is_in_the_table_and_holds_up_no_
     assert [letter.value for _, letter in sorted(published.items())] == [b"before", b"after", b"long after"]
     letters = await warehouse.query(LETTERS)
     assert [bytes.fromhex(letter["record"]) for letter in letters] == records
+
+
+async def test_a_letter_too_large_to_be_sent_holds_up_no_other(topics: EventTopics) -> None:
+    metrics = Metrics()
+    topic = DeadLetterTopic(msgspec.convert(topics.config(), Kafka), metrics)
+    error = BadEvent("too_large", "It is too large.")
+    records = [b"before", b"x" * (17 * 1_048_576), b"after"]
+    await topic.publish(
+        [
+            DeadLetter.of(record, error, rejected_ms=0, topic="t", partition=0, offset=offset)
+            for offset, record in enumerate(records)
+        ]
+    )
+    await topic.publish([DeadLetter.of(b"later", error, rejected_ms=0, topic="t", partition=0, offset=3)])
+    published = await _published(topics, 3)
+    await topic.close()
+    assert [letter.value for _, letter in sorted(published.items())] == [b"before", b"after", b"later"]
+    assert metrics.registry.get_sample_value("openride_dead_letters_not_published_total") == 1
 
 
 async def _mixed(producer: AIOKafkaProducer, topic: str) -> dict[Place, Bad]:

@@ -58,6 +58,11 @@ PERSON = {"phone": "+234803SECRET", "email": "ada@SECRET", "full_name": "Ada SEC
         pytest.param(json.dumps({"payload": json.dumps({"inner": json.dumps(PERSON)})}), id="JSON in JSON"),
         pytest.param(str(PERSON), id="Python"),
         pytest.param('{phone: "+234SECRET", cardLastFour: 4242}', id="names without quotes"),
+        pytest.param(
+            json.dumps({"payload": json.dumps(PERSON).replace('"', "^")}).replace("^", r"\u0022"),
+            id="quotes by their number",
+        ),
+        pytest.param(json.dumps(PERSON | {"name": "\u0645" * 99}, ensure_ascii=False), id="Arabic"),
         pytest.param("phone=%2B234SECRET&email=ada%40SECRET&x=1", id="form"),
         pytest.param("phone: SECRET\nfull-name: Ada SECRET\n", id="YAML"),
         pytest.param("{phone=SECRET, email=SECRET, card_last4=4242}", id="Java"),
