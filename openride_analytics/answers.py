@@ -16,7 +16,7 @@ long goes on alone.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import inf
 from time import monotonic, time
@@ -71,13 +71,14 @@ class Answer:
 class _Asked:
     """A question: `key` stands for it, and its period ends at `end_ms` (Unix milliseconds).
 
-    `patient_until`: how long it waits for the cache, by the monotonic clock.
+    It was asked `at` that time (Unix seconds). `patient_until`: how long it waits for the cache, by the monotonic clock.
     """
 
     key: str
     compute: Callable[[], Awaitable[bytes]]
     end_ms: float
     max_age_seconds: float
+    at: float
     is_over: bool
     patient_until: float
 
@@ -86,8 +87,9 @@ class _Asked:
         cls, key: str, compute: Callable[[], Awaitable[bytes]], end_ms: float, max_age_seconds: float
     ) -> "_Asked":
         """At this moment, as `compute` takes it for now too, however late it is called."""
-        is_over = end_ms <= time() * 1000
-        return cls(key, compute, end_ms, max_age_seconds, is_over, monotonic() + PATIENCE_SECONDS)
+        at = time()
+        is_over = end_ms <= at * 1000
+        return cls(key, compute, end_ms, max_age_seconds, at, is_over, monotonic() + PATIENCE_SECONDS)
 
 
 class Answers:
@@ -125,29 +127,35 @@ class Answers:
         asked = _Asked.now(key, compute, end_ms, max_age_seconds)
         kept = await self._cache.get(key)
         entry = _decoded(kept.entry)
-        source = self._source(asked, entry, kept.changes)
+        source = self._source(asked, entry, kept.changes, asked.at)
         if entry is not None and source is not None:
             if source == "stale" and self._is_due(entry):
-                self._refresh(asked, kept.changes)
+                self._refresh(asked, kept.changes, entry.begun)
             return _answer(entry, source)
         flight = _flight(key, kept.changes)
         under_way = self._computing.get(flight)
         if under_way is not None:
             entry = await asyncio.shield(under_way)
             # It was begun before this was asked, and may miss what was stored by then.
-            source = "hit" if kept.changes is None else self._source(asked, entry, kept.changes)
+            source = "hit" if kept.changes is None else self._source(asked, entry, kept.changes, asked.at)
             if source is not None:
                 return _answer(entry, "miss" if source == "hit" else source)
+            asked = replace(asked, patient_until=monotonic() + PATIENCE_SECONDS)
         computed = self._computing.get(flight)
         if computed is None or computed is under_way:
             computed = self._begin(asked, kept, None)
-        return _answer(await asyncio.shield(computed), "miss")
+        entry = await asyncio.shield(computed)
+        # Another instance may have begun it, before this was asked.
+        is_older = entry.begun < asked.at and self._source(asked, entry, kept.changes, asked.at) == "stale"
+        return _answer(entry, "stale" if is_older else "miss")
 
-    def _source(self, asked: _Asked, entry: _Entry | None, changes: Changes | None) -> Source | None:
-        """Whether the entry may be used, and as what."""
+    def _source(
+        self, asked: _Asked, entry: _Entry | None, changes: Changes | None, now: float
+    ) -> Source | None:
+        """Whether the entry may be used at a time, and as what."""
         if entry is None or changes is None or entry.era != changes.era:
             return None
-        now, limit = time(), self._longest(asked, entry.was_over)
+        limit = self._longest(asked, entry.was_over)
         age = now - entry.begun
         since = changes.since(entry.version, asked.end_ms)
         # Nothing is missing from before it was begun; and who says that of a time to come has a wrong clock.
@@ -167,14 +175,14 @@ class Answers:
         longest = self._lifetimes.closed_max_age_seconds if was_over else self._lifetimes.max_age_seconds
         return min(longest, asked.max_age_seconds)
 
-    def _refresh(self, asked: _Asked, changes: Changes | None) -> None:
-        """Has the answer computed anew behind the scenes, unless that is under way."""
+    def _refresh(self, asked: _Asked, changes: Changes | None, seen: float) -> None:
+        """Has the answer computed anew behind the scenes, unless that is under way. `seen`: when the one there was begun."""
         if asked.key in self._refreshing or len(self._refreshing) >= _REFRESHES_WAITING:
             return
         self._refreshing.add(asked.key)
-        self._spawn(self._refreshed(asked, changes))
+        self._spawn(self._refreshed(asked, changes, seen))
 
-    async def _refreshed(self, asked: _Asked, changes: Changes | None) -> None:
+    async def _refreshed(self, asked: _Asked, changes: Changes | None, seen: float) -> None:
         try:
             async with self._refreshes:
                 if changes is None or _flight(asked.key, changes) in self._computing:
@@ -182,8 +190,15 @@ class Answers:
                 claim = await self._cache.claim(asked.key, changes.era, _CLAIM_SECONDS, PATIENCE_SECONDS)
                 if claim.token is None:  # another instance is at it, or the cache is away
                     return
-                now = claim.kept.changes
-                if now is None or now.era != changes.era or _flight(asked.key, now) in self._computing:
+                now, entry = claim.kept.changes, _decoded(claim.kept.entry)
+                if (
+                    now is None
+                    or now.era != changes.era
+                    or _flight(asked.key, now) in self._computing
+                    # Done meanwhile; or what was the time of day when it was asked for is too long ago.
+                    or (entry is not None and entry.begun > seen)
+                    or time() - asked.at > asked.max_age_seconds
+                ):
                     await self._cache.release(asked.key, changes.era, claim.token)
                     return
                 begun = time()
@@ -266,7 +281,7 @@ class Answers:
         """Whether another instance's entry is an answer for who has waited: computed since, if not good enough anyway."""
         is_new = entry.era == changes.era and (before is None or entry.begun > before.begun)
         return (is_new and 0 <= time() - entry.begun <= _CLAIM_SECONDS) or (
-            self._source(asked, entry, changes) is not None
+            self._source(asked, entry, changes, time()) is not None
         )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

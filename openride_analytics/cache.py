@@ -253,7 +253,8 @@ class RedisCache:
             url, retry=None, socket_timeout=None, socket_connect_timeout=_TELL_SECONDS
         )
         self._places = asyncio.Semaphore(_CONNECTIONS)
-        self._failures = 0
+        self._failures = 0  # in a row
+        self._failed_at = 0.0
         self._rest_until = 0.0
         self._untold: _Change | None = None
         self._tells_now = asyncio.Lock()
@@ -320,10 +321,14 @@ class RedisCache:
             told, self._untold = self._untold, None
             if told is None:
                 return
-            if not await self._guarded(
-                lambda: self._change(lambda changes: changes.and_then(*told)), _TELL_SECONDS
-            ):
-                self._note(told)
+            done: bool | None = False
+            try:
+                done = await self._guarded(
+                    lambda: self._change(lambda changes: changes.and_then(*told)), _TELL_SECONDS
+                )
+            finally:  # also where this is cancelled
+                if not done:
+                    self._note(told)
 
     async def _tell_later(self) -> None:
         while self._untold is not None:
@@ -404,7 +409,9 @@ class RedisCache:
         try:
             result = await _within(seconds, self._placed(call))
         except Exception as error:  # noqa: BLE001  # a server that answers garbage makes the client raise anything
-            self._failures += 1
+            if began >= self._failed_at:  # else it failed beside the last one, of the same cause
+                self._failures += 1
+                self._failed_at = monotonic()
             self._on_failure()
             if self._failures > _FAILURES_BORNE or not isinstance(error, TimeoutError | RedisTimeoutError):
                 self._rest_until = monotonic() + _REST_SECONDS

@@ -35,7 +35,7 @@ INSERT INTO job_runs (job, due_at, claimed_by)
 VALUES ($1, $2, $3)
 ON CONFLICT (job, due_at) DO UPDATE
     SET claimed_by = excluded.claimed_by, claimed_at = now(), finished_at = NULL, error = NULL
-    WHERE job_runs.claimed_at < now() - interval '50 minutes'
+    WHERE job_runs.claimed_at < now() - interval '10 minutes'
       AND (job_runs.finished_at IS NULL OR job_runs.error IS NOT NULL)
 RETURNING job
 """
@@ -112,7 +112,7 @@ class Jobs:
     async def run_once(self, job: str, due_at: datetime, work: Callable[[], Awaitable[None]]) -> bool:
         """Runs `work` unless it is done for this due time, or an instance is at it; says whether it did.
 
-        A failure is recorded and logged. What failed or did not end may be claimed again 50 minutes after the claim before.
+        A failure is recorded and logged. What failed or did not end may be claimed again ten minutes after it was held last.
         """
         claimed: Any = await self._postgres.fetchval(
             _CLAIM, job, due_at, self._name, timeout=_CALL_TIMEOUT_SECONDS

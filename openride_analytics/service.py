@@ -100,6 +100,7 @@ class Service:
         self._reports: Runner | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._probed: tuple[float, Status, dict[str, str]] | None = None
+        self._probing: asyncio.Task[tuple[Status, dict[str, str]]] | None = None
 
     @property
     def reports(self) -> "tuple[asyncpg.Pool[asyncpg.Record], Runner] | None":
@@ -137,28 +138,38 @@ class Service:
         if self.stopping.is_set():
             known = {} if self._probed is None else self._probed[2]
             return "unavailable", {**known, "service": "stopping"}
-        if self._probed is None or monotonic() - self._probed[0] > _PROBE_KEPT_SECONDS:
-            parts = await self._probe()
-            if any(parts[name] != "ok" for name in ("clickhouse", "postgres", "migrations")):
-                status: Status = "unavailable"
-            elif any(parts[name] in ("away", "held", "retrying") for name in ("redis", "kafka", "ingest")):
-                status = "degraded"
-            else:
-                status = "ok"
-            self.metrics.ready.set(status != "unavailable")
-            for name, state in parts.items():
-                self.metrics.part_ok.labels(name).set(state in ("ok", "off"))
-            self._probed = monotonic(), status, parts
-        return self._probed[1], self._probed[2]
+        if self._probed is not None and monotonic() - self._probed[0] <= _PROBE_KEPT_SECONDS:
+            return self._probed[1], self._probed[2]
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+        status, parts = await asyncio.shield(self._probing)
+        return await self.health() if self.stopping.is_set() else (status, parts)
 
-    async def _probe(self) -> dict[str, str]:
+    async def _probe(self) -> tuple[Status, dict[str, str]]:
+        """Asks the servers, and says so to Prometheus."""
+        parts = await self._parts()
+        if any(parts[name] != "ok" for name in ("clickhouse", "postgres", "migrations")):
+            status: Status = "unavailable"
+        elif any(parts[name] in ("away", "held", "retrying") for name in ("redis", "kafka", "ingest")):
+            status = "degraded"
+        else:
+            status = "ok"
+        self.metrics.ready.set(status != "unavailable" and not self.stopping.is_set())
+        for name, state in parts.items():
+            self.metrics.part_ok.labels(name).set(state in ("ok", "off"))
+        self._probed = monotonic(), status, parts
+        return status, parts
+
+    async def _parts(self) -> dict[str, str]:
         async def works(call: Coroutine[Any, Any, Any]) -> str:
+            # Not waited for where it is given up: asyncpg tries for ten seconds to tell a silent server.
+            asking = asyncio.ensure_future(call)
+            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
             try:
-                async with asyncio.timeout(_PROBE_SECONDS):
-                    await call
-            except Exception:  # noqa: BLE001  # a server that answers garbage makes its driver raise anything
-                return "away"
-            return "ok"
+                done, _ = await asyncio.wait([asking], timeout=_PROBE_SECONDS)
+            finally:
+                asking.cancel()
+            return "ok" if done and not asking.cancelled() and asking.exception() is None else "away"
 
         async def database() -> str:
             return "starting" if self._pool is None else await works(self._pool.fetchval("SELECT 1"))
