@@ -413,6 +413,47 @@ async def test_a_stale_answer_is_given_at_once_and_computed_anew_once(
     assert (await ask(answers, store)).source == "hit"
 
 
+async def test_who_joins_a_computation_is_judged_by_when_he_asked(answers: Answers, clock: Clock) -> None:
+    store = Store(gate=asyncio.Event())
+    asked = [asyncio.create_task(answers.get("question", store, max_age_seconds=1)) for _ in range(2)]
+    await store.reached.wait()
+    clock.now += 5  # as long as it takes
+    assert store.gate is not None
+    store.gate.set()
+    assert {(answer.source, answer.body) for answer in await asyncio.gather(*asked)} == {("miss", b"first")}
+    assert store.asked == 1
+
+
+@pytest.mark.parametrize("max_age", [1.0, 60.0])
+@pytest.mark.parametrize("meanwhile", ["computed", "old"])
+async def test_a_refresh_that_waited_for_others_looks_again(
+    cache: Cache, clock: Clock, max_age: float, meanwhile: str
+) -> None:
+    answers, others, store = Answers(cache, DEFAULTS), Store(), Store()
+    keys = [f"other {number}" for number in range(4)]
+    for key in keys:
+        await answers.get(key, others)
+    await ask(answers, store, max_age_seconds=max_age)
+    await cache.data_changed(NOW_MS)
+    clock.now += 0.9
+    if max_age > 1:
+        clock.now += 2
+    others.gate = asyncio.Event()
+    for key in keys:
+        await answers.get(key, others, max_age_seconds=max_age)
+    await until(lambda: others.asked == 8)
+    assert (await answers.get("question", store, max_age_seconds=max_age)).source == "stale"
+    clock.now += 20
+    if meanwhile == "computed":
+        assert (await answers.get("question", store, max_age_seconds=max_age)).source == "miss"
+    others.gate.set()
+    await settled(answers)
+    # Computed by who missed it; or it would be an answer of 20 seconds ago, with nobody waiting for it.
+    refreshed = meanwhile == "old" and max_age > 1
+    assert store.asked == 1 + (meanwhile == "computed") + refreshed
+    await answers.close()
+
+
 @pytest.mark.parametrize(
     ("took", "is_behind", "rests_until"),
     [(0.9, False, 1.1 + 1.5 * 0.9), (0.9, True, 1.1 + 3 * 0.9), (3, True, 5), (3.2, False, 5)],

@@ -53,6 +53,23 @@ async def test_equal_questions_to_several_instances_are_computed_once(instances:
     assert {(answer.body, answer.source) for answer in got} == {(b"first", "miss")}
 
 
+async def test_who_waits_for_another_instance_is_told_what_its_answer_misses(
+    instances: list[Answers], clock: Clock
+) -> None:
+    one, two, _ = instances
+    store = Store(gate=asyncio.Event())
+    first = asyncio.create_task(one.get("question", store))
+    await store.reached.wait()
+    await two._cache.data_changed(NOW_MS)
+    clock.now += 1.5
+    second = asyncio.create_task(two.get("question", store))
+    await asyncio.sleep(0.1)
+    assert store.gate is not None
+    store.gate.set()
+    assert ((await first).source, (await second).source) == ("miss", "stale")
+    assert store.asked == 1
+
+
 async def test_a_stale_answer_is_refreshed_by_one_instance(instances: list[Answers], clock: Clock) -> None:
     store = Store()
     await ask(instances[0], store)

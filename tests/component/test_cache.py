@@ -388,6 +388,31 @@ async def test_after_repeated_failures_redis_is_left_alone_for_a_while(
     assert monotonic() - started < BOUND_SECONDS
 
 
+async def test_failures_at_the_same_time_are_one(fragile: RedisCache, fragile_redis: RedisServer) -> None:
+    await until_kept(fragile)
+    await asyncio.to_thread(fragile_redis.pause)
+    assert set(await asyncio.gather(*(fragile.get("key") for _ in range(6)))) == {AWAY}
+    assert fragile._failures == 1
+    assert fragile._rest_until < monotonic()
+
+
+async def test_a_change_is_not_lost_with_who_was_telling_it(
+    fragile: RedisCache, fragile_redis: RedisServer
+) -> None:
+    await until_kept(fragile)
+    before = await changes_of(fragile)
+    await asyncio.to_thread(fragile_redis.pause)
+    telling = asyncio.create_task(fragile.data_changed(7 * MINUTE_MS))
+    await asyncio.sleep(0.01)
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
+    await asyncio.to_thread(fragile_redis.resume)
+    other = RedisCache(fragile_redis.url)
+    await fragile.close()
+    assert (await changes_of(other)).since(before.version, 8 * MINUTE_MS) < inf
+    await other.close()
+
+
 async def test_a_change_that_redis_refused_is_told_to_the_others_later(
     fragile: RedisCache, fragile_redis: RedisServer, patient: None
 ) -> None:

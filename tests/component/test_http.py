@@ -637,6 +637,31 @@ async def test_a_ready_service_says_the_state_of_each_part(app: App, path: str) 
     }
 
 
+async def test_those_who_ask_at_once_share_a_probe(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = 0
+    parts = app.service._parts
+
+    async def counted() -> dict[str, str]:
+        nonlocal probes
+        probes += 1
+        return await parts()
+
+    monkeypatch.setattr(app.service, "_parts", counted)
+    monkeypatch.setattr(app.service, "_probed", None)
+    found = await asyncio.gather(*(app.service.health() for _ in range(100)))
+    assert {status for status, _ in found} == {"ok"}
+    assert probes == 1
+
+
+async def test_who_was_being_looked_at_when_it_began_to_stop_is_not_ready() -> None:
+    async with without_stores(f"clickhouse://{HOST}:{free_port()}/openride") as instance:
+        looking = asyncio.create_task(instance.service.health())
+        await asyncio.sleep(0)
+        instance.service.begin_stop()
+        assert (await looking)[1]["service"] == "stopping"
+        assert instance.service.metrics.registry.get_sample_value("openride_ready") == 0
+
+
 async def test_a_living_process_says_so(app: App) -> None:
     assert await app.get_json("/health/live") == {"status": "ok"}
 

@@ -1,6 +1,7 @@
 """How a service process goes on while its servers are lost, and starts beside others and on what it does not expect."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,6 +59,18 @@ def test_a_service_that_loses_a_store_is_not_ready_until_it_is_back(
             assert str(own_clickhouse.port) not in answer.text
 
         server.start()
+        service.wait_until_ready()
+        server.pause()  # it takes connections, and says nothing
+        try:
+            status, longest = 200, 0.0
+            while status == 200:
+                began = time.monotonic()
+                status = service.get("/health/ready").status_code
+                longest = max(longest, time.monotonic() - began)
+            assert status == 503
+            assert longest < 5
+        finally:
+            server.resume()
         service.wait_until_ready()
         service.get_json("/v1/metrics/bookings")
         assert service.terminate() == 0
