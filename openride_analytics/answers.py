@@ -10,8 +10,8 @@ that time an answer is stale.
 Between two refreshes there is a rest, as long as that keeps answers good enough: a short one, or where more events come than
 are stored in time one that leaves them most of the machine, however many answers are asked for.
 
-Equal questions at the same time are computed once, by whichever instance claims them; whoever waits for another instance too
-long goes on alone.
+Equal questions at the same time are computed once, by whichever instance claims them, which it goes on doing until it has
+the answer; whoever waits for another instance too long goes on alone.
 """
 
 import asyncio
@@ -31,8 +31,10 @@ from openride_analytics.config import Cache as Lifetimes
 
 log = structlog.get_logger(__name__)
 
-# A claim is good for this long, and nobody waits longer for another's answer: its instance may be slow, or gone.
+# A claim is good for this long after it was held last: its instance may be gone.
 _CLAIM_SECONDS: Final = 3.0
+# Nobody waits longer for another instance's answer: it may be slow.
+_WAIT_SECONDS: Final = 10.0
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 0.25
 # Refreshes leave the store's connections to those who wait for an answer.
@@ -242,6 +244,9 @@ class Answers:
                 computed.set_result(entry)
                 return
         changes = kept.changes
+        holding = None
+        if token is not None and changes is not None:
+            holding = asyncio.create_task(self._hold(asked.key, changes.era, token))
         try:
             begun = time()  # what is stored meanwhile may be missing
             body = await asked.compute()
@@ -253,13 +258,21 @@ class Answers:
                 seconds = self._longest(asked, asked.is_over)
                 await self._cache.put(asked.key, msgspec.msgpack.encode(entry), seconds)
         finally:
+            if holding is not None:
+                holding.cancel()
             if token is not None and changes is not None:
                 await self._cache.release(asked.key, changes.era, token)
+
+    async def _hold(self, key: str, era: int, token: str) -> None:
+        """Keeps the claim while its answer is computed."""
+        while True:
+            await asyncio.sleep(_CLAIM_SECONDS / 3)
+            await self._cache.hold(key, era, token, _CLAIM_SECONDS)
 
     async def _claimed(self, asked: _Asked, seen: Kept, era: int) -> Claim:
         """A token with the changes to begin from, or no token and either another instance's new entry or nothing."""
         before = _decoded(seen.entry)
-        deadline, pause = monotonic() + _CLAIM_SECONDS, _FIRST_PAUSE_SECONDS
+        deadline, pause = monotonic() + _WAIT_SECONDS, _FIRST_PAUSE_SECONDS
         patience = max(0.0, asked.patient_until - monotonic())
         while True:
             claim = await self._cache.claim(asked.key, era, _CLAIM_SECONDS, patience)
@@ -280,7 +293,7 @@ class Answers:
     def _will_do(self, asked: _Asked, entry: _Entry, before: _Entry | None, changes: Changes) -> bool:
         """Whether another instance's entry is an answer for who has waited: computed since, if not good enough anyway."""
         is_new = entry.era == changes.era and (before is None or entry.begun > before.begun)
-        return (is_new and 0 <= time() - entry.begun <= _CLAIM_SECONDS) or (
+        return (is_new and 0 <= time() - entry.begun <= _WAIT_SECONDS) or (
             self._source(asked, entry, changes, time()) is not None
         )
 

@@ -118,6 +118,10 @@ class Cache(Protocol):
         """Who gets a token computes the entry for this era, and the others wait for it; it is good for so long."""
         ...
 
+    async def hold(self, key: str, era: int, token: str, seconds: float) -> None:
+        """Makes a claim good for so long from now, unless its time was over already."""
+        ...
+
     async def release(self, key: str, era: int, token: str) -> None:
         """Gives a claim back before its time is over."""
         ...
@@ -178,6 +182,9 @@ class MemoryCache:
     ) -> Claim:
         """See `Cache.claim`: there is nobody to share the work with."""
         return Claim("", await self.get(key))
+
+    async def hold(self, key: str, era: int, token: str, seconds: float) -> None:
+        """See `Cache.hold`."""
 
     async def release(self, key: str, era: int, token: str) -> None:
         """See `Cache.release`."""
@@ -282,6 +289,14 @@ class RedisCache:
         if self._telling is not None:
             return Claim(None, AWAY)
         return await self._guarded(claim, patience_seconds) or Claim(None, AWAY)
+
+    async def hold(self, key: str, era: int, token: str, seconds: float) -> None:
+        """See `Cache.hold`."""
+
+        async def hold() -> None:
+            await self._redis.eval(_HOLD, 1, _claim(key, era), token, int(seconds * 1000))
+
+        await self._guarded(hold, _TELL_SECONDS)
 
     async def release(self, key: str, era: int, token: str) -> None:
         """See `Cache.release`."""
@@ -435,6 +450,13 @@ _CLAIM: Final = """
 local claimed = redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX')
 local values = redis.call('MGET', KEYS[2], KEYS[3])
 return {claimed and 1 or 0, values[1], values[2]}
+"""
+
+
+_HOLD: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
 """
 
 

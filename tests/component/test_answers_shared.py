@@ -87,11 +87,25 @@ async def test_a_stale_answer_is_refreshed_by_one_instance(instances: list[Answe
     assert store.asked == 2
 
 
+async def test_an_answer_that_takes_longer_than_a_claim_is_computed_once_too(
+    instances: list[Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "_CLAIM_SECONDS", 0.6)
+    store = Store(gate=asyncio.Event())
+    asked = [asyncio.create_task(answers.get("question", store)) for answers in instances]
+    await store.reached.wait()
+    await asyncio.sleep(2)
+    assert store.gate is not None
+    store.gate.set()
+    assert {answer.body for answer in await asyncio.gather(*asked)} == {b"first"}
+    assert store.asked == 1
+
+
 @pytest.mark.parametrize("state", ["dead", "slow"])
 async def test_others_go_on_when_the_one_that_computes_dies_or_is_slow(
     instances: list[Answers], monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    monkeypatch.setattr(answering, "_CLAIM_SECONDS", 0.5)
+    monkeypatch.setattr(answering, "_CLAIM_SECONDS" if state == "dead" else "_WAIT_SECONDS", 0.5)
     one, *others = instances
     slow, store = Store(gate=asyncio.Event()), Store(b"another's")
     asking = asyncio.create_task(one.get("question", slow))

@@ -198,6 +198,9 @@ async def test_one_instance_gets_the_claim_and_the_others_when_it_is_over(
     assert (await two.claim("key", era + 1, 60, 2.0)).token  # nobody waits for an answer of another era
     await two.release("key", era, "not its own")
     assert (await two.claim("key", era, 60, 2.0)).token is None
+    await two.hold("key", era, "not its own", 0.001)
+    await one.hold("key", era, first.token, 60)
+    assert (await two.claim("key", era, 60, 2.0)).token is None
     await one.put("key", b"entry", 60)
     await one.release("key", era, first.token)
     second = await two.claim("key", era, 0.05, 2.0)
