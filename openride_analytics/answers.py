@@ -129,7 +129,7 @@ class Answers:
         asked = _Asked.now(key, compute, end_ms, max_age_seconds)
         kept = await self._cache.get(key)
         entry = _decoded(kept.entry)
-        source = self._source(asked, entry, kept.changes, asked.at)
+        source = self._source(asked, entry, kept.changes, time())
         if entry is not None and source is not None:
             if source == "stale" and self._is_due(entry):
                 self._refresh(asked, kept.changes, entry.begun)
@@ -138,8 +138,9 @@ class Answers:
         under_way = self._computing.get(flight)
         if under_way is not None:
             entry = await asyncio.shield(under_way)
-            # It was begun before this was asked, and may miss what was stored by then.
-            source = "hit" if kept.changes is None else self._source(asked, entry, kept.changes, asked.at)
+            # If it was begun before this was asked, it may miss what was stored by then.
+            since = max(asked.at, entry.begun)
+            source = "hit" if kept.changes is None else self._source(asked, entry, kept.changes, since)
             if source is not None:
                 return _answer(entry, "miss" if source == "hit" else source)
             asked = replace(asked, patient_until=monotonic() + PATIENCE_SECONDS)

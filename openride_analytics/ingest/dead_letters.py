@@ -1,8 +1,8 @@
 """Records that could not be accepted: kept with their bytes, the reason and where they came from, listed by page.
 
-A letter is one record. Its id follows from where the record came from, so a record that is read, sent or replayed again
-and rejected again stays the letter that it was. Replays leave letters as they are; what became of them is in a table of
-its own.
+A letter is one record. Its id follows from what is kept of the record and where it came from, so one that is read, sent or
+replayed again and rejected again stays the letter that it was. Replays leave letters as they are; what became of them is in
+a table of its own.
 """
 
 import re
@@ -180,7 +180,7 @@ class Letter(Struct, kw_only=True):
     dead_letter_id: Annotated[
         str,
         Meta(
-            description="Follows from the record's content and its place in Kafka: it never changes.",
+            description="Follows from what is kept of the record and its place in Kafka: it never changes.",
             examples=["5f0c4be8d1a94e7fb1f5a8f3f0f6a2d1"],
         ),
     ]

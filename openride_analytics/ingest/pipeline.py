@@ -49,6 +49,7 @@ MAX_BATCH_BYTES: Final = 64 * 1_048_576
 # Storing waits for one step after another, here as in the server: a second batch takes the cores that they leave.
 _STORED_AT_ONCE: Final = 2
 _BYTES_STORED_AT_ONCE: Final = 36 * 1_048_576  # of more than one: 350 bytes an event are usual
+_SMALL_BYTES: Final = 1_048_576
 # Half a millisecond's work between two turns of the event loop.
 _SLICE_LETTERS: Final = 500
 _SUBMISSIONS_FREED: Final = 5
@@ -284,10 +285,18 @@ class Pipeline:
 
     @property
     def _may_begin(self) -> bool:
-        """Whether one more batch may be stored. Two of large events are not at once: each is held several times on its way."""
-        return not self._storing or (
-            self._storing < _STORED_AT_ONCE
-            and self._storing_bytes + self._waiting_bytes <= _BYTES_STORED_AT_ONCE
+        """Whether one more batch may be stored. Two of large events are not at once: each is held several times on its way.
+
+        Where all rest that are under way, a small one may: if it gets through, it tells what is wrong with them.
+        """
+        all_rest = self._storing == self._failing
+        return (
+            not self._storing
+            or (
+                self._storing < _STORED_AT_ONCE
+                and self._storing_bytes + self._waiting_bytes <= _BYTES_STORED_AT_ONCE
+            )
+            or (all_rest and self._storing <= _STORED_AT_ONCE and self._waiting_bytes <= _SMALL_BYTES)
         )
 
     @property

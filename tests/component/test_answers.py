@@ -413,6 +413,18 @@ async def test_a_stale_answer_is_given_at_once_and_computed_anew_once(
     assert (await ask(answers, store)).source == "hit"
 
 
+async def test_a_burst_is_computed_once_also_where_the_answer_is_too_large_to_be_kept(
+    cache: Cache, patient: None
+) -> None:
+    answers, store = Answers(cache, DEFAULTS), Store(b"x" * 5_000_000, gate=asyncio.Event())
+    assert store.gate is not None
+    asyncio.get_running_loop().call_later(1, store.gate.set)
+    got = await asyncio.gather(*(answers.get("question", store) for _ in range(20)))
+    assert {len(answer.body) for answer in got} == {5_000_000}
+    assert store.asked == 1
+    await answers.close()
+
+
 async def test_who_joins_a_computation_is_judged_by_when_he_asked(answers: Answers, clock: Clock) -> None:
     store = Store(gate=asyncio.Event())
     asked = [asyncio.create_task(answers.get("question", store, max_age_seconds=1)) for _ in range(2)]

@@ -63,6 +63,7 @@ async def test_who_waits_for_another_instance_is_told_what_its_answer_misses(
     await two._cache.data_changed(NOW_MS)
     clock.now += 1.5
     second = asyncio.create_task(two.get("question", store))
+    await until(lambda: bool(two._computing))  # it waits for the other's
     await asyncio.sleep(0.1)
     assert store.gate is not None
     store.gate.set()
@@ -90,11 +91,11 @@ async def test_a_stale_answer_is_refreshed_by_one_instance(instances: list[Answe
 async def test_an_answer_that_takes_longer_than_a_claim_is_computed_once_too(
     instances: list[Answers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "_CLAIM_SECONDS", 0.6)
+    monkeypatch.setattr(answering, "_CLAIM_SECONDS", 1.5)
     store = Store(gate=asyncio.Event())
     asked = [asyncio.create_task(answers.get("question", store)) for answers in instances]
     await store.reached.wait()
-    await asyncio.sleep(2)
+    await asyncio.sleep(4)
     assert store.gate is not None
     store.gate.set()
     assert {answer.body for answer in await asyncio.gather(*asked)} == {b"first"}

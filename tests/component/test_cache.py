@@ -400,7 +400,7 @@ async def test_failures_at_the_same_time_are_one(fragile: RedisCache, fragile_re
 
 
 async def test_a_change_is_not_lost_with_who_was_telling_it(
-    fragile: RedisCache, fragile_redis: RedisServer
+    fragile: RedisCache, fragile_redis: RedisServer, patient: None
 ) -> None:
     await until_kept(fragile)
     before = await changes_of(fragile)

@@ -314,7 +314,13 @@ async def test_head_is_answered_as_get_without_its_body(
         head = await app.client.head(path)
     assert (head.status_code, head.headers["Content-Type"], head.content) == (status, media_type, b"")
     assert head.headers["X-Request-ID"]
-    assert await app.get_json("/health/live") == {"status": "ok"}  # by the same connection
+    after = await app.get("/health/live")
+    assert after.json() == {"status": "ok"}
+    assert _connection_of(head) == _connection_of(after)
+
+
+def _connection_of(response: httpx.Response) -> Any:
+    return response.extensions["network_stream"].get_extra_info("client_addr")
 
 
 async def test_the_head_of_an_answer_has_the_headers_of_the_answer(app: App) -> None:
@@ -653,11 +659,22 @@ async def test_those_who_ask_at_once_share_a_probe(app: App, monkeypatch: pytest
     assert probes == 1
 
 
-async def test_who_was_being_looked_at_when_it_began_to_stop_is_not_ready() -> None:
+async def test_who_was_being_looked_at_when_it_began_to_stop_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with without_stores(f"clickhouse://{HOST}:{free_port()}/openride") as instance:
+        looked = asyncio.Event()
+
+        async def parts() -> dict[str, str]:
+            await looked.wait()
+            return dict.fromkeys(("clickhouse", "postgres", "migrations", "redis", "kafka", "ingest"), "ok")
+
+        monkeypatch.setattr(instance.service, "_parts", parts)
+        monkeypatch.setattr(instance.service, "_probed", None)
         looking = asyncio.create_task(instance.service.health())
         await asyncio.sleep(0)
         instance.service.begin_stop()
+        looked.set()
         assert (await looking)[1]["service"] == "stopping"
         assert instance.service.metrics.registry.get_sample_value("openride_ready") == 0
 

@@ -441,6 +441,21 @@ class TestRefusedContent:
             assert [letter.record for letter in work.published] == [decoded([guilty])[0].line]
         assert await events_stored(warehouse) == 1
 
+    async def test_several_that_are_refused_alone_before_any_got_through_hold_up_nobody(
+        self, embedded_warehouse: EmbeddedWarehouse
+    ) -> None:
+        events = bookings(3)
+        guilty = [_registered(event["event_id"], city="guilty") for event in events[:2]]
+        async with running(Held.open(embedded_warehouse, refusing=b"guilty")) as work:
+            refused = []
+            for count, event in enumerate(guilty, 1):
+                refused.append(await work.put([event]))
+                await until(lambda count=count: work.counted("openride_insert_failures_total") >= count)  # type: ignore[misc]
+            assert not any(stored.done() for stored in refused)
+            await asyncio.wait_for(await work.put(events[2:]), 20)
+            assert await asyncio.wait_for(asyncio.gather(*refused), 30) == [[0], [0]]
+        assert await events_stored(embedded_warehouse) == 1
+
     @pytest.mark.parametrize("refused", [1, 16, 25, 30, REFUSALS_TRIED])
     @pytest.mark.parametrize("stored_before", [0, 1, 3])
     async def test_a_fault_of_the_store_that_passes_is_no_events_fault(
