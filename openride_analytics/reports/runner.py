@@ -164,7 +164,7 @@ class Runner:
         while not self._stopping:
             run = None
             try:
-                run = await runs.claim(self._pool, timedelta(seconds=HOLD_SECONDS), to_make=to_make)
+                run = await self._claimed(to_make=to_make)
                 if run is None:
                     return
                 name = "report.make" if to_make else "report.deliver"
@@ -184,6 +184,19 @@ class Runner:
             except Exception as error:  # the run is taken up again when its time is over
                 log.error("report_run_left", report_id=str(run and run.report_id), exc_info=error)
                 return
+
+    async def _claimed(self, *, to_make: bool) -> Run | None:
+        """The next run. When cancelled, lets go of one that PostgreSQL had given out but that has not arrived yet."""
+        claiming = asyncio.ensure_future(
+            runs.claim(self._pool, timedelta(seconds=HOLD_SECONDS), to_make=to_make)
+        )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with contextlib.suppress(LostRun, *POSTGRES_AWAY):
+                if (run := await claiming) is not None:
+                    await runs.release(self._pool, run)
+            raise
 
     async def _held(self, run: Run, work: Callable[[Run], Awaitable[None]]) -> None:
         """Works on a run and goes on holding it; ends the work where it is held no longer. When cancelled, lets go of it."""

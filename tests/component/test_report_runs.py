@@ -184,6 +184,34 @@ async def test_an_instance_that_stops_leaves_its_runs_to_the_others_at_once(
     assert run.attempts == 1  # what was left is no attempt that failed
 
 
+async def test_an_instance_that_stops_while_it_is_given_a_run_leaves_it_to_the_others_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, claimed = runs.claim, asyncio.Event()
+
+    async def slowly(*given: Any, **named: Any) -> runs.Run | None:
+        run = await claim(*given, **named)
+        if run is not None:
+            claimed.set()
+            await asyncio.sleep(0.3)
+        return run
+
+    monkeypatch.setattr(runs, "claim", slowly)
+    first = await stage.instance()
+    schedule_id = await stage.due()
+
+    async def is_given() -> bool:
+        return claimed.is_set()
+
+    await stage.eventually(is_given)
+    await first.close()
+    monkeypatch.setattr(runs, "claim", claim)
+    await stage.instance()
+    async with asyncio.timeout(runner.HOLD_SECONDS / 2):
+        run = await stage.until(schedule_id, "delivered")
+    assert run.attempts == 1
+
+
 async def test_a_mail_that_is_being_sent_when_the_instance_stops_is_recorded(stage: Stage) -> None:
     stage.smtp.delay_seconds = 0.5
     instance = await stage.instance()
